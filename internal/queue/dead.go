@@ -1,0 +1,126 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+)
+
+// DeadFilter says which dead letters are meant. Zero fields match any.
+type DeadFilter struct {
+	Site                        string
+	App                         int64
+	Campaign, Job, Reason, Code string
+	Record                      int64
+	Limit                       int // at most so many; 0 = all
+}
+
+// Dead gives the dead letters that match, in the order of their deaths. What comes or goes meanwhile may be missing.
+func (q *Queue) Dead(ctx context.Context, f DeadFilter) iter.Seq2[DeadLetter, error] {
+	filter := q.filter("dead", f.Site, orAnyNumber(f.App), orAny(f.Campaign), orAny(f.Job))
+	return func(yield func(DeadLetter, error) bool) {
+		n := 0
+		for m, err := range q.scan(ctx, q.ledgerName(), filter) {
+			if err == nil && m.gone() {
+				continue
+			}
+			var d DeadLetter
+			if err == nil {
+				d, err = decodeDead(m.stored)
+			}
+			if err != nil {
+				yield(DeadLetter{}, fmt.Errorf("read dead letters: %w", err))
+				return
+			}
+			if f.Record != 0 && f.Record != d.Job.Record || f.Reason != "" && f.Reason != d.Reason || f.Code != "" && f.Code != d.Code {
+				continue
+			}
+			if !yield(d, nil) {
+				return
+			}
+			if n++; n == f.Limit {
+				return
+			}
+		}
+	}
+}
+
+// ReasonRetried marks, in the history of a job, that an operator sent it again.
+const ReasonRetried = "retried"
+
+// RetryDead takes a dead letter out and parks its job, due now, in one atomic batch. It may differ from what was read in
+// its job, if an operator has mended it; the history stays with the job. The error wraps [ErrGone] if the letter is not
+// there as it was read: somebody else has dealt with it, or the job has died again.
+func (q *Queue) RetryDead(ctx context.Context, d DeadLetter, by, reason string) error {
+	if err := q.retryDead(ctx, d, by, reason); err != nil {
+		return fmt.Errorf("retry job %q of app %d: %w", d.Job.ID, d.App, err)
+	}
+	return nil
+}
+
+func (q *Queue) retryDead(ctx context.Context, d DeadLetter, by, reason string) error {
+	if d.Job.Action == "" || d.Job.ID == "" {
+		return errors.New("it could not be decoded and has to be edited first")
+	}
+	subject := parkedSubject(q.prefix, d.Site, d.App, d.Job.Record, d.Job.ID)
+	m, err := q.last(ctx, q.ledgerName(), subject)
+	if err != nil {
+		return err
+	}
+	if !m.gone() {
+		return fmt.Errorf("%w: the job is parked already", ErrGone)
+	}
+	// The history tells of the death, if it does not yet, and of the new beginning: attempts count from there.
+	attempts := slices.Clip(d.Attempts)
+	if n := len(attempts); n == 0 || attempts[n-1].Reason != d.Reason {
+		attempts = append(attempts, Attempt{At: d.Died, Reason: d.Reason, Code: d.Code, Message: d.Message})
+	}
+	attempts = append(attempts, Attempt{At: time.Now().UTC(), Reason: ReasonRetried, Message: strings.TrimSuffix(by+": "+reason, ": ")})
+	return q.remove(ctx, d, Audit{Verb: "dead retry", By: by, Reason: reason}, func(b *batch) {
+		b.add(subject, Parked{V: 1, Job: d.Job, Seq: d.Seq, Due: time.Now(), Reason: ReasonRetried, Attempts: attempts})
+	})
+}
+
+// DiscardDead takes a dead letter out for good. The error wraps [ErrGone] as with [Queue.RetryDead].
+func (q *Queue) DiscardDead(ctx context.Context, d DeadLetter, by, reason string) error {
+	err := q.remove(ctx, d, Audit{Verb: "dead discard", By: by, Reason: reason}, func(*batch) {})
+	if err != nil {
+		return fmt.Errorf("discard job %q of app %d: %w", d.Job.ID, d.App, err)
+	}
+	return nil
+}
+
+// remove takes a dead letter out by compare-and-swap, with an audit note and what more belongs to it in one batch.
+func (q *Queue) remove(ctx context.Context, d DeadLetter, note Audit, more func(*batch)) error {
+	if d.At == 0 {
+		return fmt.Errorf("%w: it was not read from the ledger", ErrGone)
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	mark := NewID()
+	b := q.newBatch()
+	b.addTombstone(d.subject, mark)
+	note.At, note.Site, note.App, note.Job, note.N = time.Now(), d.Site, d.App, d.Job.ID, 1
+	b.addAudit(note)
+	more(b)
+	messages, err := b.done()
+	if err != nil {
+		return err
+	}
+	_, err = q.swap(ctx, d.At, messages, func(m stored) bool { return m.Header.Get(headerGone) == mark })
+	if errors.Is(err, errSwapLost) {
+		return ErrGone
+	}
+	return err
+}
+
+func decodeDead(m stored) (DeadLetter, error) {
+	var d DeadLetter
+	err := decode(m, &d)
+	d.At, d.subject = m.Seq, m.Subject
+	return d, err
+}

@@ -1,0 +1,168 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// ResultFilter says which results are meant. Zero fields match any.
+type ResultFilter struct {
+	Site          string
+	App           int64
+	Campaign, Job string
+}
+
+func (q *Queue) resultsFilter(f ResultFilter) string {
+	return q.filter("results", f.Site, orAnyNumber(f.App), orAny(f.Campaign), "")
+}
+
+// Results gives the results that are there now, in the order of the ledger.
+func (q *Queue) Results(ctx context.Context, f ResultFilter) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		for m, err := range q.scan(ctx, q.ledgerName(), q.resultsFilter(f)) {
+			if !q.yieldResults(m, err, f, yield) {
+				return
+			}
+		}
+	}
+}
+
+// WatchResults gives the results that are there, then once the zero Result to say so, and then those that come, until ctx
+// ends.
+func (q *Queue) WatchResults(ctx context.Context, f ResultFilter) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		last := uint64(0)
+		for m, err := range q.scan(ctx, q.ledgerName(), q.resultsFilter(f)) {
+			if !q.yieldResults(m, err, f, yield) {
+				return
+			}
+			last = m.Seq
+		}
+		if !yield(Result{}, nil) {
+			return
+		}
+		r := q.newReader(q.ledgerName(), last+1, q.resultsFilter(f))
+		defer r.abandon()
+		for {
+			m, err := r.next(ctx)
+			if !q.yieldResults(m, err, f, yield) {
+				return
+			}
+		}
+	}
+}
+
+// yieldResults hands out the results of one message and reports whether to go on.
+func (q *Queue) yieldResults(m delivered, err error, f ResultFilter, yield func(Result, error) bool) bool {
+	var results []Result
+	if err == nil && !m.gone() {
+		results, err = q.decodeResults(m.stored)
+	}
+	if err != nil {
+		yield(Result{}, fmt.Errorf("read results: %w", err))
+		return false
+	}
+	for _, result := range results {
+		if f.Job != "" && f.Job != result.Job {
+			continue
+		}
+		if !yield(result, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// JobState is all that the queue knows of a job. A job can be at several places: one that was published again after it
+// had ended stands in the log once more.
+type JobState struct {
+	Results []Result    // its ends, oldest first
+	Parked  *Parked     // where it waits
+	Dead    *DeadLetter // where it lies
+	Slot    *Member     // as a member of a request that may be out
+	Request string      // of Slot
+	InLog   []Entry     // as it was published and is not decided yet
+}
+
+// Found reports whether the queue knows the job at all.
+func (s JobState) Found() bool {
+	return len(s.Results) > 0 || s.Parked != nil || s.Dead != nil || s.Slot != nil || len(s.InLog) > 0
+}
+
+// FindJob looks for a job everywhere in a site, or in one app of it; app 0 means all. It reads through the site's
+// results, slots and log.
+func (q *Queue) FindJob(ctx context.Context, site string, app int64, job string) (JobState, error) {
+	state, err := q.findJob(ctx, site, app, job)
+	if err != nil {
+		return state, fmt.Errorf("find job %q: %w", job, err)
+	}
+	return state, nil
+}
+
+func (q *Queue) findJob(ctx context.Context, site string, app int64, job string) (JobState, error) {
+	var state JobState
+	// From where a job comes to where it goes, so that one that moves meanwhile is not missed.
+	for m, err := range q.scan(ctx, q.logName(), q.filter("jobs", site, orAnyNumber(app))) {
+		if err != nil {
+			return state, err
+		}
+		if nameInLog(m.stored) == job {
+			state.InLog = append(state.InLog, Entry{Seq: m.Seq, At: m.At, Data: m.Data, Pending: m.pending})
+		}
+	}
+	for m, err := range q.scan(ctx, q.ledgerName(), q.filter("parked", site, orAnyNumber(app), "", orAny(job))) {
+		if err != nil {
+			return state, err
+		}
+		if m.gone() {
+			continue
+		}
+		p, err := decodeParked(m.stored)
+		if err != nil {
+			return state, err
+		}
+		state.Parked = &p
+	}
+	views, err := q.Slots(ctx, site, app)
+	if err != nil {
+		return state, err
+	}
+	for _, view := range views {
+		if view.Slot.Request == nil {
+			continue
+		}
+		for _, part := range view.Slot.Request.Parts {
+			if i := slices.IndexFunc(part.Members, func(m Member) bool { return m.Job == job }); i >= 0 {
+				state.Slot, state.Request = &part.Members[i], view.Slot.Request.ID
+			}
+		}
+	}
+	for d, err := range q.Dead(ctx, DeadFilter{Site: site, App: app, Job: job}) {
+		if err != nil {
+			return state, err
+		}
+		state.Dead = &d
+	}
+	for result, err := range q.Results(ctx, ResultFilter{Site: site, App: app, Job: job}) {
+		if err != nil {
+			return state, err
+		}
+		state.Results = append(state.Results, result)
+	}
+	return state, nil
+}
+
+// nameInLog is what a job in the log is called. It asks less than DecodeJob does: a job that will be refused has a name
+// as well.
+func nameInLog(m stored) string {
+	var form struct {
+		Job string `json:"job"`
+	}
+	if err := json.Unmarshal(m.Data, &form); err == nil && form.Job != "" {
+		return form.Job
+	}
+	return fmt.Sprintf("s%d", m.Seq)
+}
