@@ -1,0 +1,131 @@
+package campaign
+
+// The reasons why a job waits, died or is unknown, and why a lane stands still, are stable ASCII codes: scripts may
+// compare them. ReasonText is what people read instead.
+
+// reason is one code in words: what is the matter, and what can be done about it.
+type reason struct{ what, todo string }
+
+// ReasonText says in lang ("ja", or English for everything else) what a reason code means and what to do about it.
+// A code it does not know comes back as it is, with nothing to do.
+func ReasonText(code, lang string) (what, todo string) {
+	texts, ok := reasons[code]
+	switch {
+	case !ok:
+		return code, ""
+	case lang == "ja":
+		return texts.ja.what, texts.ja.todo
+	}
+	return texts.en.what, texts.en.todo
+}
+
+var reasons = map[string]struct{ en, ja reason }{
+	"record_not_found": {
+		reason{"the record does not exist", "check the record id and the app; if the record was deleted on purpose, discard the job"},
+		reason{"レコードが存在しません", "レコード番号とアプリを確認してください。削除済みのレコードなら、このジョブは破棄できます"},
+	},
+	"status_mismatch": {
+		reason{"the action does not start from the record's present status", "look at the record: it may have moved on already, or an earlier step is missing; retry once its status fits"},
+		reason{"レコードの現在のステータスからは実行できないアクションです", "レコードを確認してください。すでに先へ進んでいるか、前の手順が済んでいません。ステータスが合ったら再試行してください"},
+	},
+	"action_unknown": {
+		reason{"the app has no action of that name", "compare the name with the app's process management, in the language of the account that statusq uses"},
+		reason{"その名前のアクションがアプリにありません", "プロセス管理の設定にあるアクション名と比べてください。statusqが使うアカウントの表示言語での名前が必要です"},
+	},
+	"action_ambiguous": {
+		reason{"several actions of that name start from the record's status", "give the actions different names in the app's process management, then retry"},
+		reason{"現在のステータスに同じ名前のアクションが複数あります", "プロセス管理の設定でアクション名を変えてから再試行してください"},
+	},
+	"not_assignee": {
+		reason{"somebody else is the assignee of the record", "let the assignee act, or make the account that statusq uses the assignee (Administrator for API tokens), then retry"},
+		reason{"レコードの作業者が別の人です", "作業者に実行してもらうか、statusqが使うアカウント（APIトークンならAdministrator）を作業者にしてから再試行してください"},
+	},
+	"assignee_required": {
+		reason{"the action needs an assignee", "send the job again with an assignee"},
+		reason{"このアクションには作業者の指定が必要です", "作業者を指定してジョブを送り直してください"},
+	},
+	"assignee_superfluous": {
+		reason{"the action takes no assignee", "send the job again without an assignee"},
+		reason{"このアクションには作業者を指定できません", "作業者を指定せずにジョブを送り直してください"},
+	},
+	"assignee_unknown": {
+		reason{"the assignee is not a user that kintone knows", "check the login name, then send the job again"},
+		reason{"作業者に指定したユーザーが見つかりません", "ログイン名を確認して、ジョブを送り直してください"},
+	},
+	"revision_conflict": {
+		reason{"the record was changed after the revision that the job names", "look at what changed; send the job again with the new revision, or without one"},
+		reason{"ジョブで指定したリビジョンより後にレコードが変更されています", "変更内容を確認し、新しいリビジョンを指定するか、リビジョンなしで送り直してください"},
+	},
+	"expired": {
+		reason{"the job's time ran out before it could be sent", "send it again with a later time if it is still wanted"},
+		reason{"実行する前にジョブの有効期限が切れました", "まだ必要なら、期限を延ばして送り直してください"},
+	},
+	"undecodable": {
+		reason{"the message is not a valid job", "see what the message says is wrong; mend the program that published it and publish the job again"},
+		reason{"ジョブとして読めないメッセージです", "メッセージの内容を確認し、送信元のプログラムを直して送り直してください"},
+	},
+	"key_unsupported": {
+		reason{"the job names its record by a key field, which this version does not support", "send the job again with the record's id"},
+		reason{"キーフィールドによるレコード指定は、このバージョンでは使えません", "レコード番号を指定して送り直してください"},
+	},
+	"refused": {
+		reason{"kintone refuses the action", "see kintone's code and message; retry once the cause is gone"},
+		reason{"kintoneがアクションを拒否しました", "kintoneのエラーコードとメッセージを確認し、原因がなくなってから再試行してください"},
+	},
+	"outcome_unknown": {
+		reason{"an answer was lost and the record was changed by somebody else meanwhile: whether the action ran cannot be proved", "look at the record's history in kintone; discard the job if the action ran, retry it if it did not"},
+		reason{"応答が失われ、その間にレコードがほかから変更されたため、実行されたかどうか確定できません", "kintoneの変更履歴を確認してください。実行済みなら破棄、未実行なら再試行してください"},
+	},
+	"behind": {
+		reason{"an earlier job of the same record has not ended", "nothing; if the earlier job is stuck, see to that one"},
+		reason{"同じレコードの前のジョブが終わるのを待っています", "そのままで構いません。前のジョブが止まっている場合は、そちらを確認してください"},
+	},
+	"retried": {
+		reason{"somebody put the job back to work", "nothing; it is tried again next"},
+		reason{"ジョブが再試行に戻されました", "そのままで構いません。次に実行されます"},
+	},
+	"not_before": {
+		reason{"the job asked to wait until a certain time", "nothing"},
+		reason{"ジョブに指定された開始時刻を待っています", "そのままで構いません"},
+	},
+	"process_disabled": {
+		reason{"process management is switched off in the app", "switch it on in the app's settings and update the app; the lane goes on by itself"},
+		reason{"アプリのプロセス管理が無効です", "アプリの設定で有効にし、アプリを更新してください。自動的に再開します"},
+	},
+	"app_not_found": {
+		reason{"the app does not exist", "check the app id; was the app deleted?"},
+		reason{"アプリが存在しません", "アプリIDを確認してください。アプリが削除されていませんか"},
+	},
+	"token_invalid": {
+		reason{"kintone does not accept the API token for this app", "check that the token belongs to the app and that the app was updated after the token was made"},
+		reason{"このアプリのAPIトークンが受け付けられません", "アプリのトークンであること、トークン作成後にアプリを更新したことを確認してください"},
+	},
+	"no_permission": {
+		reason{"the account or token may not do this in the app", "grant it the right to view and edit records of the app"},
+		reason{"アカウントまたはAPIトークンの権限が足りません", "アプリのレコード閲覧・編集の権限を与えてください"},
+	},
+	"guest_space_wrong": {
+		reason{"the app is in a guest space and is configured without it, or the other way round", "correct guestSpace for the app in the worker's configuration"},
+		reason{"ゲストスペースの設定がアプリと合っていません", "ワーカーの設定で、アプリのguestSpaceを直してください"},
+	},
+	"deploying": {
+		reason{"the app's settings are being deployed", "nothing; the lane goes on when kintone is done"},
+		reason{"アプリの設定を反映中です", "そのままで構いません。反映が終わると再開します"},
+	},
+	"server_error": {
+		reason{"kintone answers with server errors", "nothing; the lane tries again by itself, see kintone's status page if it lasts"},
+		reason{"kintoneがサーバーエラーを返しています", "自動的に再試行します。続く場合はkintoneの稼働状況を確認してください"},
+	},
+	"login_refused": {
+		reason{"kintone refuses the login", "correct the login name and password; nothing is tried before that, so that the account is not locked"},
+		reason{"kintoneへのログインが拒否されました", "ログイン名とパスワードを直してください。アカウントがロックされないよう、それまで試行しません"},
+	},
+	"worker_too_old": {
+		reason{"the queue holds something that only a newer worker understands", "update the worker"},
+		reason{"新しいバージョンのワーカーでないと処理できないデータがあります", "ワーカーを更新してください"},
+	},
+	"ledger_full": {
+		reason{"the ledger is full; nothing is thrown away to make room", "give the stream STATUSQ_LEDGER more space, or discard dead letters that are not needed"},
+		reason{"台帳の容量がいっぱいです。古い記録を自動で消すことはありません", "ストリームSTATUSQ_LEDGERの容量を増やすか、不要なデッドレターを破棄してください"},
+	},
+}
