@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"statusq/internal/campaign"
+	"statusq/internal/queue"
+)
+
+// lanesAnswer is what the worker says about itself when asked for "lanes".
+type lanesAnswer struct {
+	V     int    `json:"v"`
+	Site  string `json:"site"`
+	Owner string `json:"owner"`
+	Epoch uint64 `json:"epoch"`
+	Gate  gate   `json:"gate"`
+	Lanes []lane `json:"lanes"`
+}
+
+// gate is what all requests of a site pass.
+type gate struct {
+	Breaker     string `json:"breaker"` // closed, open or half-open
+	Why         string `json:"why"`
+	Until       string `json:"until"` // of the next probe
+	Concurrency int    `json:"concurrency"`
+	InUse       int    `json:"inUse"`
+	Halted      string `json:"halted"` // why, if the site stands still until somebody does something
+}
+
+// lane is one app.
+type lane struct {
+	App           int64  `json:"app"`
+	Name          string `json:"name"`
+	State         string `json:"state"` // running, halted, unserved or stopped
+	Why           string `json:"why"`   // reason code
+	Detail        string `json:"detail"`
+	Since         string `json:"since"` // of the state
+	Backlog       int64  `json:"backlog"`
+	Ready         int64  `json:"ready"`
+	InFlight      int64  `json:"inflight"`
+	Parked        int64  `json:"parked"`
+	Applied       int64  `json:"applied"`
+	Dead          int64  `json:"dead"`
+	RequestsToday int64  `json:"requestsToday"`
+	Budget        int64  `json:"budget"` // of requests a day; 0 = none
+}
+
+// ask asks the worker that owns a site.
+func ask(ctx context.Context, q *queue.Queue, site string) (lanesAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	raw, err := q.Ask(ctx, site, "lanes", nil)
+	if err != nil {
+		return lanesAnswer{}, err
+	}
+	var a lanesAnswer
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return a, fmt.Errorf("the worker's answer: %w", err)
+	}
+	if a.V != 1 {
+		return a, fmt.Errorf("the worker answers in version %d, this program knows 1", a.V)
+	}
+	return a, nil
+}
+
+// holds says what keeps the lanes of apps from working, or all lanes with none given. It is empty when nothing does.
+func (a lanesAnswer) holds(apps []int64, lang string) []string {
+	var held []string
+	g := a.Gate
+	switch {
+	case g.Halted != "":
+		held = append(held, because("the site stands still", g.Halted, "", lang))
+	case g.Breaker == "open" || g.Breaker == "half-open":
+		text := because("kintone does not answer as it should (breaker "+g.Breaker+")", g.Why, "", lang)
+		if at, err := time.Parse(time.RFC3339, g.Until); err == nil && time.Until(at) > 0 {
+			text += ", next probe at " + at.Local().Format("15:04:05")
+		}
+		held = append(held, text)
+	}
+	for _, l := range a.Lanes {
+		if len(apps) > 0 && !slices.Contains(apps, l.App) {
+			continue
+		}
+		switch {
+		case l.State != "running":
+			held = append(held, because(l.title()+" is "+l.State, l.Why, l.Detail, lang))
+		case l.spent():
+			held = append(held, fmt.Sprintf("%s has used its %d requests of today (kintone's day begins at 09:00 Japan time)", l.title(), l.Budget))
+		}
+	}
+	return held
+}
+
+func (l lane) title() string {
+	if l.Name == "" {
+		return fmt.Sprintf("app %d", l.App)
+	}
+	return fmt.Sprintf("app %d (%s)", l.App, l.Name)
+}
+
+func (l lane) spent() bool { return l.Budget > 0 && l.RequestsToday >= l.Budget }
+
+// because adds to a fact what a reason code means.
+func because(fact, code, detail, lang string) string {
+	if code != "" {
+		what, todo := campaign.ReasonText(code, lang)
+		fact += ": " + what
+		if todo != "" {
+			fact += "; " + todo
+		}
+	}
+	if detail != "" {
+		fact += " [" + detail + "]"
+	}
+	return fact
+}
+
+type lanesCmd struct{}
+
+func (c *lanesCmd) Run(ctx context.Context, e *env) error {
+	q, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	a, err := ask(ctx, q, e.Site)
+	if err != nil {
+		return err
+	}
+	if e.JSON {
+		return c.emit(e, a)
+	}
+
+	g := a.Gate
+	breaker := g.Breaker
+	if g.Halted != "" {
+		breaker = "halted"
+	}
+	err = e.print("site %s   worker %s (epoch %d)   breaker %s   %d of %d requests at a time\n\n",
+		a.Site, printable(a.Owner), a.Epoch, breaker, g.InUse, g.Concurrency)
+	if err != nil {
+		return err
+	}
+	if len(a.Lanes) == 0 {
+		return e.print("no app has jobs\n")
+	}
+	t := newGrid("APP>", "NAME", "STATE", "BACKLOG>", "READY>", "IN FLIGHT>", "PARKED>", "APPLIED>", "DEAD>", "REQUESTS TODAY>")
+	for _, l := range a.Lanes {
+		requests := strconv.FormatInt(l.RequestsToday, 10)
+		if l.Budget > 0 {
+			requests += fmt.Sprintf(" of %d", l.Budget)
+		}
+		state := l.State
+		if at, err := time.Parse(time.RFC3339, l.Since); err == nil && state != "running" {
+			state += " since " + at.Local().Format("01-02 15:04")
+		}
+		t.add(l.App, orDash(l.Name), state, l.Backlog, l.Ready, l.InFlight, l.Parked, l.Applied, l.Dead, requests)
+	}
+	if err := e.write(t, ""); err != nil {
+		return err
+	}
+	held := a.holds(nil, e.Lang)
+	for i, text := range held {
+		if i == 0 {
+			text = "\n" + printable(text)
+		}
+		if err := e.print("%s\n", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// emit writes the site and each lane as a line of its own.
+func (c *lanesCmd) emit(e *env, a lanesAnswer) error {
+	err := e.emit(struct {
+		head
+		Site  string `json:"site"`
+		Owner string `json:"owner"`
+		Epoch string `json:"epoch"`
+		Gate  gate   `json:"gate"`
+	}{of("site"), a.Site, a.Owner, strconv.FormatUint(a.Epoch, 10), a.Gate})
+	if err != nil {
+		return err
+	}
+	for _, l := range a.Lanes {
+		err := e.emit(struct {
+			head
+			Site string `json:"site"`
+			App  id     `json:"app"` // instead of the lane's own, which is a number
+			lane
+		}{of("lane"), a.Site, id(l.App), l})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type inflightCmd struct {
+	App int64 `placeholder:"ID" help:"Only this app."`
+}
+
+// Run shows the slots as the ledger has them; it needs no worker. A request stands in its slot until its outcome is
+// settled, so one that has been there for long is one whose answer was lost.
+func (c *inflightCmd) Run(ctx context.Context, e *env) error {
+	q, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	views, err := q.Slots(ctx, e.Site, c.App)
+	if err != nil {
+		return err
+	}
+	views = slices.DeleteFunc(views, func(v queue.SlotView) bool { return v.Slot.Request == nil })
+	if e.JSON {
+		for _, v := range views {
+			if err := e.emit(requestOf(v)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if len(views) == 0 {
+		return e.print("no request is out\n")
+	}
+	g := newGrid("APP>", "SLOT>", "REQUEST", "SINCE", "JOBS>", "RECORDS", "SENT>", "LAST UNCLEAR", "WORKER")
+	for _, v := range views {
+		r := requestOf(v)
+		var records []string
+		for _, m := range r.Jobs {
+			records = append(records, strconv.FormatInt(int64(m.Record), 10))
+		}
+		g.add(v.App, v.N, r.Request, local(v.Slot.Request.At), len(r.Jobs), few(records), r.Sends, orDash(local(unclear(v))), v.Slot.Owner)
+	}
+	if err := e.write(g, ""); err != nil {
+		return err
+	}
+	return e.print("\n%s out\n", count(len(views), "request"))
+}
+
+type inflight struct {
+	head
+	Site    string   `json:"site"`
+	App     id       `json:"app"`
+	Slot    int      `json:"slot"`
+	Request string   `json:"request"`
+	At      string   `json:"at"`
+	Sends   int      `json:"sends"`
+	Unclear string   `json:"unclear,omitempty"` // the last answer that was lost
+	Owner   string   `json:"owner"`
+	Epoch   string   `json:"epoch"`
+	Jobs    []member `json:"jobs"`
+}
+
+type member struct {
+	Job      string `json:"job"`
+	Record   id     `json:"record"`
+	Revision id     `json:"revision"` // that the request expects
+	Action   string `json:"action"`
+	Assignee string `json:"assignee,omitempty"`
+}
+
+func requestOf(v queue.SlotView) inflight {
+	r := v.Slot.Request
+	out := inflight{head: of("request"), Site: v.Site, App: id(v.App), Slot: v.N, Request: r.ID, At: utc(r.At),
+		Unclear: utc(unclear(v)), Owner: v.Slot.Owner, Epoch: strconv.FormatUint(v.Slot.Epoch, 10), Jobs: []member{}}
+	for _, part := range r.Parts {
+		out.Sends += part.Sends
+		for _, m := range part.Members {
+			out.Jobs = append(out.Jobs, member{m.Job, id(m.Record), id(m.Pin), m.Action, m.Assignee})
+		}
+	}
+	return out
+}
+
+// unclear is when the last answer to a request was lost.
+func unclear(v queue.SlotView) (last time.Time) {
+	for _, part := range v.Slot.Request.Parts {
+		if part.Unclear.After(last) {
+			last = part.Unclear
+		}
+	}
+	return last
+}
+
+// few lists the first of many.
+func few(list []string) string {
+	const shown = 4
+	if len(list) <= shown {
+		return strings.Join(list, ", ")
+	}
+	return fmt.Sprintf("%s, … %d more", strings.Join(list[:shown], ", "), len(list)-shown)
+}

@@ -1,0 +1,329 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"statusq/internal/campaign"
+	"statusq/internal/queue"
+)
+
+func TestSendOne(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	args := []string{"send", "--app", "5", "--record", "1001", "--action", "承認", "--assignee", "sato", "--revision", "12",
+		"--job", "inv-1", "--ref", "PO-77", "--by", "erp", "--expires", "2036-12-01T00:00:00Z"}
+
+	enqueue(t, append(args, "--dry-run")...).want(t, exitDone, []string{"job inv-1", "nothing was sent"}, nil)
+	if n := p.backlog(t, 5); n != 0 {
+		t.Fatalf("--dry-run published %d jobs", n)
+	}
+	enqueue(t, args...).want(t, exitDone, []string{"job inv-1 (app 5, record 1001, 承認): accepted"}, nil)
+	enqueue(t, args...).want(t, exitDone, []string{"a duplicate"}, nil)
+	again := enqueue(t, append(args, "--json")...).lines(t)
+	if len(again) != 1 || again[0]["type"] != "send" || again[0]["app"] != "5" || again[0]["record"] != "1001" || again[0]["seq"] != "1" ||
+		again[0]["accepted"] != 0.0 || again[0]["duplicates"] != 1.0 {
+		t.Errorf("--json printed %v", again)
+	}
+
+	entry, err := p.q.LogEntry(t.Context(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := queue.DecodeJob(entry.Data, "main", 5)
+	want := queue.Job{ID: "inv-1", Site: "main", App: 5, Record: 1001, Action: "承認", Assignee: "sato", Revision: 12, Ref: "PO-77", By: "erp",
+		Expires: time.Date(2036, 12, 1, 0, 0, 0, 0, time.UTC)}
+	if err != nil || got != want {
+		t.Errorf("the log has %+v, %v; want %+v", got, err, want)
+	}
+	if n := p.backlog(t, 5); n != 1 {
+		t.Errorf("%d jobs in the log, want 1", n)
+	}
+}
+
+func TestSendFile(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	path := p.file(t, "月末.csv", csvOf(1200))
+
+	enqueue(t, "send", "--file", path, "--dry-run").want(t, exitDone, []string{"月末-", "5   600", "6   600", "1200 jobs, all valid"}, nil)
+	dry := enqueue(t, "send", "--file", path, "--dry-run", "--json").lines(t)
+	if apps, _ := dry[0]["apps"].(map[string]any); apps["5"] != 600.0 || dry[0]["dryRun"] != true {
+		t.Errorf("--dry-run --json printed %v", dry)
+	}
+	if n := p.backlog(t, 5); n != 0 {
+		t.Fatalf("--dry-run published %d jobs", n)
+	}
+
+	sent := enqueue(t, "send", "--file", path, "--by", "erp", "--json")
+	line := sent.lines(t)[0]
+	name, _ := line["campaign"].(string)
+	if sent.code != exitDone || line["accepted"] != 1200.0 || line["duplicates"] != 0.0 || !strings.HasPrefix(name, "月末-") {
+		t.Fatalf("exit code %d, %v", sent.code, line)
+	}
+	record, err := p.q.Campaign(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if record.Total != 1200 || record.Published != 1200 || record.Finished.IsZero() || record.By != "erp" || len(record.FileSHA256) != 64 || record.Options["apps"] != "5,6" {
+		t.Errorf("the campaign's record is %+v", record)
+	}
+
+	enqueue(t, "send", "--file", path).want(t, exitDone, []string{"all 1200 jobs were sent before", "give another --campaign"},
+		[]string{"was sent on", "1200 of 1200 jobs"})
+	if a, b := p.backlog(t, 5), p.backlog(t, 6); a != 600 || b != 600 {
+		t.Errorf("%d and %d jobs in the log, want 600 each", a, b)
+	}
+
+	stdin := enqueueWith(t, t.Context(), csvOf(3000), "send", "--file", "-", "--campaign", "month-end")
+	stdin.want(t, exitDone, []string{"campaign month-end: 3000 jobs accepted"},
+		[]string{"published 2000 of 3000 jobs\n", "published 3000 of 3000 jobs\n", "enqueue watch month-end"})
+	enqueueWith(t, t.Context(), csvOf(3), "send", "--file", "-", "--campaign", "month-end").
+		want(t, exitUsage, nil, []string{"campaign month-end was sent on", "with other jobs"})
+}
+
+func TestSendRefusesTheWholeFileForOneBadRow(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	path := p.file(t, "a.csv", csvOf(600)+"5,x,承認\n5,1,\n")
+	enqueue(t, "send", "--file", path).want(t, exitUsage, nil,
+		[]string{"2 problems, nothing was sent", `line 602, record: "x" is not a whole number`, "line 603, action: is empty"})
+	if n := p.backlog(t, 5); n != 0 {
+		t.Errorf("%d jobs were published", n)
+	}
+}
+
+func TestSendToAFullLogSaysHowManyItTook(t *testing.T) {
+	p := newPlace(t, queue.Layout{LogBytes: 300 << 10})
+	path := p.file(t, "a.csv", csvOf(3000))
+	o := enqueue(t, "send", "--file", path, "--json")
+	in := p.backlog(t, 5) + p.backlog(t, 6)
+	o.want(t, exitHeld, nil, []string{"the log is full", fmt.Sprintf("%d of 3000 jobs accepted", in), "sending the same file again is safe"})
+	if line := o.lines(t)[0]; line["accepted"] != float64(in) || in == 0 || in == 3000 {
+		t.Errorf("%d jobs in the log, printed %v", in, line)
+	}
+	record, err := p.q.Campaign(t.Context(), o.lines(t)[0]["campaign"].(string))
+	if err != nil || record.Published != in || !record.Finished.IsZero() {
+		t.Errorf("the campaign's record is %+v, %v; want %d published", record, err, in)
+	}
+
+	// When there is room again the same file completes it, and nothing twice.
+	for _, app := range []int64{5, 6} {
+		if err := p.q.PurgeLog(t.Context(), "main", app, 1<<40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o = enqueue(t, "send", "--file", path, "--json")
+	if line := o.lines(t)[0]; line["duplicates"] != float64(in) {
+		t.Errorf("sent again: %v, want %d duplicates", line, in)
+	}
+}
+
+func TestSendInterruptedSaysHowManyWereAccepted(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer cancel()
+		for p.backlog(t, 5) <= sendChunk && ctx.Err() == nil { // two batches or more: the first has been answered
+			time.Sleep(time.Millisecond)
+		}
+	})
+	o := enqueueWith(t, ctx, csvOf(40_000), "send", "--file", "-", "--campaign", "c", "--json")
+	cancel()
+	wg.Wait()
+	o.want(t, exitError, nil, []string{"interrupted: ", "of 40000 jobs accepted; sending the same file again is safe"})
+	accepted, _ := o.lines(t)[0]["accepted"].(float64)
+	if in := p.backlog(t, 5) + p.backlog(t, 6); accepted == 0 || int(accepted) > in || in == 40_000 {
+		t.Errorf("said %v accepted, the log has %d", accepted, in)
+	}
+	if record, err := p.q.Campaign(t.Context(), "c"); err != nil || record.Published != int(accepted) {
+		t.Errorf("the campaign's record is %+v, %v; want %v published", record, err, accepted)
+	}
+}
+
+// work plays the worker for one app: it reads n jobs and ends each as verdict says.
+func (p *place) work(t *testing.T, app int64, n int, verdict func(queue.Job) queue.Result) {
+	t.Helper()
+	r, err := p.q.ReadLog(t.Context(), "main", app, 0)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer r.Stop()
+	var results []queue.Result
+	for range n {
+		entry, err := r.Next(t.Context())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		job, err := queue.DecodeJob(entry.Data, "main", app)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		result := verdict(job)
+		result.Seq, result.Job, result.Record, result.Campaign, result.At = entry.Seq, job.ID, job.Record, job.Campaign, time.Now()
+		results = append(results, result)
+	}
+	p.settle(t, app, queue.Settlement{Results: results})
+}
+
+func TestSendWaits(t *testing.T) {
+	applied := func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Applied, Revision: 3} }
+	for _, c := range []struct {
+		name    string
+		verdict func(queue.Job) queue.Result
+		code    int
+		out     []string
+	}{
+		{"all applied", applied, exitDone, []string{"40 of 40 jobs ended", "40  applied", "!dead"}},
+		{"some dead", func(j queue.Job) queue.Result {
+			if j.Record%10 == 1 {
+				return queue.Result{Outcome: queue.Dead, Reason: "not_assignee", Code: "GAIA_NT01"}
+			}
+			return applied(j)
+		}, exitDead, []string{"36  applied", "4  dead", "4  not_assignee  somebody else is the assignee", "→ let the assignee act"}},
+		{"unknown weighs more", func(j queue.Job) queue.Result {
+			if j.Record == 1001 {
+				return queue.Result{Outcome: queue.Unknown, Reason: "outcome_unknown"}
+			}
+			return queue.Result{Outcome: queue.Dead, Reason: "record_not_found"}
+		}, exitUnknown, []string{"1  unknown", "39  dead", "39  record_not_found"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPlace(t, queue.Layout{})
+			path := p.file(t, "a.csv", csvOf(40))
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				p.work(t, 5, 20, c.verdict)
+				p.work(t, 6, 20, c.verdict)
+			})
+			o := enqueue(t, "send", "--file", path, "--wait")
+			wg.Wait()
+			o.want(t, c.code, c.out, []string{"no worker serves this site", "ended 40 of 40 jobs"})
+
+			// Sent again, everything has happened already: the same answer, at once.
+			enqueue(t, "send", "--file", path, "--wait", "--timeout", "20s").want(t, c.code, c.out, nil)
+		})
+	}
+}
+
+func TestSendOneWaits(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		p.work(t, 5, 1, func(queue.Job) queue.Result {
+			return queue.Result{Outcome: queue.Dead, Reason: "record_not_found", Code: "GAIA_RE01"}
+		})
+	})
+	o := enqueue(t, "send", "--app", "5", "--record", "9", "--action", "承認", "--job", "a", "--wait", "--json", "--lang", "ja")
+	wg.Wait()
+	lines := o.lines(t)
+	if o.code != exitDead || len(lines) != 2 {
+		t.Fatalf("exit code %d, %v", o.code, lines)
+	}
+	end := lines[1]
+	if end["type"] != "end" || end["job"] != "a" || end["done"] != true || end["outcomes"].(map[string]any)["dead"] != 1.0 ||
+		end["reasons"].(map[string]any)["record_not_found"] != 1.0 {
+		t.Errorf("the end is %v", end)
+	}
+}
+
+func TestWaitTimesOut(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	args := []string{"send", "--app", "5", "--record", "9", "--action", "承認", "--wait", "--timeout", "300ms"}
+	enqueue(t, args...).want(t, exitTimeout, []string{"0 of 1 job ended"}, []string{"no worker serves this site", "the jobs go on"})
+
+	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "halted")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	enqueue(t, args...).want(t, exitHeld, []string{"0 of 1 job ended"},
+		[]string{"waiting: app 5 (受注) is halted: kintone does not accept the API token", "[GAIA_IA02]", "!app 6"})
+	args[2] = "6" // whose lane runs, whatever app 5 is in
+	enqueue(t, args...).want(t, exitTimeout, nil, []string{"!halted"})
+}
+
+func TestWaitInterruptedSaysThatTheJobsGoOn(t *testing.T) {
+	newPlace(t, queue.Layout{})
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(500*time.Millisecond, cancel)
+	o := enqueueWith(t, ctx, csvOf(4), "send", "--file", "-", "--campaign", "c", "--wait")
+	o.want(t, exitError, []string{"4 jobs accepted"}, []string{"stopped waiting, 0 of 4 jobs ended; the jobs go on (enqueue watch c)"})
+}
+
+func TestWatch(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	enqueue(t, "watch", "month-end").want(t, exitError, nil, []string{`campaign "month-end"`, "not there"})
+	enqueueWith(t, t.Context(), csvOf(20), "send", "--file", "-", "--campaign", "month-end")
+	p.work(t, 5, 10, func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Applied} })
+	enqueue(t, "watch", "month-end", "--timeout", "500ms").want(t, exitTimeout, []string{"10 of 20 jobs ended", "10  applied"},
+		[]string{"campaign month-end, 20 jobs", "ended 10 of 20 jobs (10 applied"})
+	p.work(t, 6, 10, func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Already} })
+	enqueue(t, "watch", "month-end").want(t, exitDone, []string{"20 of 20 jobs ended", "10  already"}, nil)
+}
+
+// answer is a worker's answer about two lanes, the first of which is in a state.
+func answer(t *testing.T, state string) queue.Handler {
+	a := lanesAnswer{V: 1, Site: "main", Owner: "w1", Epoch: 7, Gate: gate{Breaker: "closed", Concurrency: 4, InUse: 1}, Lanes: []lane{
+		{App: 5, Name: "受注", State: state, Backlog: 123, Ready: 10, InFlight: 2, Parked: 3, Applied: 1000, Dead: 2, RequestsToday: 17, Budget: 10000},
+		{App: 6, Name: "Orders", State: "running", Backlog: 4},
+	}}
+	if state != "running" {
+		a.Lanes[0].Why, a.Lanes[0].Detail, a.Lanes[0].Since = "token_invalid", "GAIA_IA02", "2026-12-01T00:00:00Z"
+	}
+	raw, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(context.Context, []byte) ([]byte, error) { return raw, nil }
+}
+
+func TestHolds(t *testing.T) {
+	running := lane{App: 5, Name: "Orders", State: "running"}
+	for _, c := range []struct {
+		name string
+		a    lanesAnswer
+		apps []int64
+		want []string
+	}{
+		{"all well", lanesAnswer{Gate: gate{Breaker: "closed"}, Lanes: []lane{running}}, nil, nil},
+		{"breaker", lanesAnswer{Gate: gate{Breaker: "open", Why: "server_error"}}, nil, []string{"(breaker open): kintone answers with server errors"}},
+		{"halted site", lanesAnswer{Gate: gate{Breaker: "closed", Halted: "login_refused"}}, nil, []string{"the site stands still: kintone refuses the login"}},
+		{"unserved", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved", Why: "app_not_found"}}}, nil, []string{"app 9 is unserved: the app does not exist"}},
+		{"somebody else's lane", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved"}}}, []int64{5}, nil},
+		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"has used its 10 requests of today"}},
+	} {
+		got := c.a.holds(c.apps, "en")
+		if !slices.EqualFunc(got, c.want, strings.Contains) {
+			t.Errorf("%s: holds = %q, want %q", c.name, got, c.want)
+		}
+	}
+	if got := (lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "deploying"}}}).holds(nil, "ja"); len(got) != 1 || !strings.Contains(got[0], "反映中") {
+		t.Errorf("in Japanese: %q", got)
+	}
+}
+
+func TestProgressLines(t *testing.T) {
+	var b strings.Builder
+	e := &env{stderr: &b}
+	p := e.progress("ended", 3)
+	tally := campaign.NewTally(3, nil)
+	now := time.Now()
+	for i, o := range []queue.Outcome{queue.Applied, queue.Dead, queue.Applied} {
+		tally.Add(queue.Result{Job: fmt.Sprint(i), Outcome: o, At: now})
+		p.ended(tally, now)
+		p.ended(tally, now)
+		now = now.Add(time.Second)
+	}
+	want := "ended 1 of 3 jobs (1 applied, 1/s, 2s left)\nended 3 of 3 jobs (2 applied, 1 dead)\n"
+	if b.String() != want {
+		t.Errorf("printed\n%s, want\n%s", b.String(), want)
+	}
+}

@@ -1,0 +1,279 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"statusq/internal/campaign"
+	"statusq/internal/queue"
+)
+
+const (
+	// askEvery is how often the worker is asked why the jobs wait.
+	askEvery = 5 * time.Second
+	// askPatience bounds one question.
+	askPatience = 3 * time.Second
+	// lookEvery is how often progress is drawn.
+	lookEvery = 500 * time.Millisecond
+)
+
+type watchCmd struct {
+	Campaign string        `arg:"" help:"Name of the campaign."`
+	Timeout  time.Duration `placeholder:"TIME" help:"Watch at most this long, as 90s or 2h."`
+}
+
+func (c *watchCmd) Run(ctx context.Context, e *env) error {
+	q, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	record, err := q.Campaign(ctx, c.Campaign)
+	if err != nil {
+		return err
+	}
+	e.say("campaign %s, %s, sent on %s by %s", record.Name, count(record.Total, "job"), local(record.Started), orDash(record.By))
+	switch {
+	case !record.Cancelled.IsZero():
+		e.say("it was cancelled on %s by %s; jobs that had not been sent by then are not", local(record.Cancelled), orDash(record.CancelledBy))
+	case record.Finished.IsZero():
+		e.say("only %d have been published so far; if nobody is sending it any more, send the file again", record.Published)
+	}
+	return e.follow(ctx, q, following{
+		filter: queue.ResultFilter{Site: record.Site, Campaign: record.Name}, tally: campaign.NewTally(record.Total, nil),
+		apps: splitApps(record.Options["apps"]), campaign: record.Name, timeout: c.Timeout,
+	})
+}
+
+// following is what is followed.
+type following struct {
+	filter   queue.ResultFilter
+	tally    *campaign.Tally
+	apps     []int64       // whose lanes matter; nil means all
+	campaign string        // for the summary; "" for a single job
+	job      string        // likewise
+	timeout  time.Duration // 0 means none
+}
+
+// follow shows progress until every job has ended, and then how: in the summary on stdout and in the exit code. While
+// jobs wait it says why, as far as the worker knows.
+func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
+	watching, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+
+	results := make(chan queue.Result, 1024)
+	broken := make(chan error, 1)
+	wg.Go(func() {
+		for r, err := range q.WatchResults(watching, f.filter) {
+			if err != nil {
+				broken <- err
+				return
+			}
+			select {
+			case results <- r:
+			case <-watching.Done():
+				return
+			}
+		}
+	})
+	news := make(chan laneNews)
+	wg.Go(func() { askLanes(watching, q, f.filter.Site, news) })
+
+	p := e.progress("ended", f.tally.Total())
+	defer p.close()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	var over <-chan time.Time
+	if f.timeout > 0 {
+		timer := time.NewTimer(f.timeout)
+		defer timer.Stop()
+		over = timer.C
+	}
+
+	var held []string // why lanes stand still, as the worker said last
+	told := ""
+	caughtUp := false
+	for !caughtUp || !f.tally.Done() {
+		select {
+		case r := <-results:
+			if r.Seq == 0 { // what was there has been read
+				caughtUp = true
+				p.ended(f.tally, time.Now())
+				continue
+			}
+			f.tally.Add(r)
+		case <-look.C:
+			if caughtUp {
+				p.ended(f.tally, time.Now())
+			}
+		case n := <-news:
+			var text string
+			held, text = n.why(f.apps, e.Lang)
+			if text != told && (text != "" || told != "") {
+				p.say("%s", orGoing(text))
+				told = text
+			}
+		case err := <-broken:
+			if ctx.Err() != nil {
+				return e.leave(p, f)
+			}
+			return err
+		case <-ctx.Done():
+			return e.leave(p, f)
+		case <-over:
+			p.close()
+			return e.timedOut(f, len(held) > 0)
+		}
+	}
+	p.ended(f.tally, time.Now())
+	p.close()
+	if err := e.summarise(f, true); err != nil {
+		return err
+	}
+	switch {
+	case f.tally.Count(queue.Unknown) > 0:
+		return &exit{code: exitUnknown}
+	case f.tally.Count(queue.Dead) > 0, f.tally.Count(queue.Cancelled) > 0:
+		return &exit{code: exitDead}
+	}
+	return nil
+}
+
+// leave is Ctrl-C: who waits goes, the jobs stay.
+func (e *env) leave(p *progress, f following) error {
+	p.close()
+	again := "enqueue job " + f.job
+	if f.campaign != "" {
+		again = "enqueue watch " + f.campaign
+	}
+	return &exit{exitError, fmt.Errorf("stopped waiting, %d of %s ended; the jobs go on (%s)", f.tally.Ended(), count(f.tally.Total(), "job"), again)}
+}
+
+// timedOut ends a wait that was long enough. What holds the jobs up has been said when it began.
+func (e *env) timedOut(f following, held bool) error {
+	if err := e.summarise(f, false); err != nil {
+		return err
+	}
+	if held {
+		return &exit{exitHeld, fmt.Errorf("not all had ended after %v; the jobs go on when nothing holds them up any more", f.timeout)}
+	}
+	return &exit{exitTimeout, fmt.Errorf("not all had ended after %v; the jobs go on", f.timeout)}
+}
+
+// ending is the summary for scripts.
+type ending struct {
+	head
+	Campaign string                `json:"campaign,omitempty"`
+	Job      string                `json:"job,omitempty"`
+	Total    int                   `json:"total"`
+	Ended    int                   `json:"ended"`
+	Outcomes map[queue.Outcome]int `json:"outcomes"`
+	Reasons  map[string]int        `json:"reasons"`
+	Done     bool                  `json:"done"`
+}
+
+// summarise writes to stdout how the jobs ended, done or not.
+func (e *env) summarise(f following, done bool) error {
+	t := f.tally
+	if e.JSON {
+		return e.emit(ending{head: of("end"), Campaign: f.campaign, Job: f.job, Total: t.Total(), Ended: t.Ended(),
+			Outcomes: t.Outcomes(), Reasons: t.Reasons(), Done: done})
+	}
+	name := "job " + f.job
+	if f.campaign != "" {
+		name = "campaign " + f.campaign
+	}
+	if err := e.print("%s: %d of %s ended\n", printable(name), t.Ended(), count(t.Total(), "job")); err != nil {
+		return err
+	}
+	g := listing(0, ">", "")
+	for _, o := range outcomes {
+		if n := t.Count(o); n > 0 {
+			g.add(n, o)
+		}
+	}
+	if t.Ended() > 0 {
+		if err := e.write(g, "  "); err != nil {
+			return err
+		}
+	}
+	if len(t.Reasons()) == 0 {
+		return nil
+	}
+	if err := e.print("\n"); err != nil {
+		return err
+	}
+	if err := e.explainReasons(t.Reasons()); err != nil {
+		return err
+	}
+	how := "--job " + f.job
+	if f.campaign != "" {
+		how = "--campaign " + f.campaign
+	}
+	e.say("see them with: enqueue dead ls %s", how)
+	return nil
+}
+
+// laneNews is an answer about the lanes, or why there is none.
+type laneNews struct {
+	lanes lanesAnswer
+	err   error
+}
+
+// askLanes asks the worker again and again, until ctx ends.
+func askLanes(ctx context.Context, q *queue.Queue, site string, news chan<- laneNews) {
+	every := time.NewTicker(askEvery)
+	defer every.Stop()
+	for {
+		lanes, err := ask(ctx, q, site)
+		select {
+		case news <- laneNews{lanes, err}:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// why says what holds the lanes of apps up, and in one text all there is to say about it: "" when all goes its way.
+func (n laneNews) why(apps []int64, lang string) (held []string, text string) {
+	switch {
+	case errors.Is(n.err, queue.ErrNoWorker):
+		return nil, "no worker serves this site: the jobs wait until one runs"
+	case n.err != nil: // a lost connection is told when it happens; what one answer got wrong the next may get right
+		return nil, ""
+	}
+	held = n.lanes.holds(apps, lang)
+	return held, strings.Join(held, "; ")
+}
+
+// orGoing is what is said when there is nothing to say any more.
+func orGoing(text string) string {
+	if text == "" {
+		return "nothing holds the jobs up any more"
+	}
+	return "waiting: " + text
+}
+
+func splitApps(list string) []int64 {
+	var apps []int64
+	for part := range strings.SplitSeq(list, ",") {
+		if app, err := strconv.ParseInt(part, 10, 64); err == nil {
+			apps = append(apps, app)
+		}
+	}
+	slices.Sort(apps)
+	return apps
+}
