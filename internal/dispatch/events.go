@@ -1,0 +1,60 @@
+package dispatch
+
+import "time"
+
+// An Event is something that an operator may want to know. The package logs nothing itself: it tells events to one
+// observer, in the order in which they happened per lane, and the observer must not block.
+type Event struct {
+	Kind   EventKind
+	Site   string
+	App    int64  // 0 where the event is the site's
+	Reason string // one of the Reason constants, or ""
+	Detail string // for people
+	Until  time.Time
+
+	// Of a settled request.
+	Request string
+	Applied int
+	Already int
+	Dead    int
+	Unknown int
+	Parked  int
+}
+
+// EventKind says what happened.
+type EventKind string
+
+const (
+	EventOwner     EventKind = "owner"     // this worker owns the site now
+	EventStandby   EventKind = "standby"   // another worker owns the site; this one waits
+	EventDeposed   EventKind = "deposed"   // the lease or a compare-and-swap was lost: the site is given up
+	EventLane      EventKind = "lane"      // a lane serves an app
+	EventUnserved  EventKind = "unserved"  // jobs wait for an app that kintone does not confirm
+	EventHalted    EventKind = "halted"    // a lane waits
+	EventResumed   EventKind = "resumed"   // and goes on
+	EventSettled   EventKind = "settled"   // a request, or a batch of jobs that were never sent, has ended
+	EventUnclear   EventKind = "unclear"   // an answer was lost: the same request is sent again
+	EventInherited EventKind = "inherited" // a slot was found filled at the start
+	EventTrouble   EventKind = "trouble"   // something went wrong that is tried again
+)
+
+// LaneStatus is what operators see of a lane.
+type LaneStatus struct {
+	App           int64     `json:"app"`
+	Name          string    `json:"name,omitempty"`
+	State         string    `json:"state"` // running, halted, unserved, stopped
+	Why           string    `json:"why,omitempty"`
+	Detail        string    `json:"detail,omitempty"`
+	Since         time.Time `json:"since,omitzero"`
+	Backlog       uint64    `json:"backlog"` // jobs in the log that are not settled or parked
+	Ready         int       `json:"ready"`
+	InFlight      int       `json:"inflight"` // jobs in slots
+	Slots         int       `json:"slots"`
+	Parked        int       `json:"parked"`
+	Applied       int       `json:"applied"` // since this worker owns the lane
+	Already       int       `json:"already"`
+	Dead          int       `json:"dead"`
+	Unknown       int       `json:"unknown"`
+	RequestsToday int       `json:"requestsToday"`
+	Budget        int       `json:"budget"`
+}

@@ -1,0 +1,147 @@
+package dispatch
+
+import (
+	"slices"
+	"time"
+
+	"statusq/internal/kintone"
+	"statusq/internal/queue"
+)
+
+// A flight is one request in its slot, from the write that records it to the one that frees the slot. Its members and
+// pins never change; it may be cut into parts, which are decided one after the other and only ever sent with the same
+// pins, so that every copy that holds one member of a part holds all of them.
+type flight struct {
+	n     int // slot
+	id    string
+	at    time.Time
+	tasks map[uint64]*task // by sequence
+	parts []*part          // the first is the one at work
+
+	// settings is the revision of the process settings that the members were inspected against; 0 = not known, as in a
+	// slot that another owner filled under settings we never saw.
+	settings int64
+	// inherited says that another owner filled the slot: nobody knows what it sent.
+	inherited bool
+	// dead says that a part that was decided has moved past its pins: no copy of the whole can commit any more.
+	dead bool
+
+	phase phase
+	due   time.Time // of a waiting flight
+}
+
+// turn brings the part forward whose time comes first.
+func (f *flight) turn() {
+	at := 0
+	for i, p := range f.parts {
+		if p.due.Before(f.parts[at].due) {
+			at = i
+		}
+	}
+	f.parts[0], f.parts[at] = f.parts[at], f.parts[0]
+	f.due = f.parts[0].due
+}
+
+type phase uint8
+
+const (
+	waiting       phase = iota // until due, then sent again
+	lookingNext                // until due, then looked into (read), because a refusal is still to be understood
+	sending                    // a copy is out, or at the gate
+	investigating              // a read is out
+)
+
+// A part is what travels as one request: at first all members, later what a split left together.
+type part struct {
+	members []queue.Member
+	sends   int       // copies of just these members that left under this owner
+	tries   int       // answers in a row that decided nothing; the back-off grows with them
+	since   time.Time // the first of them
+	due     time.Time // when it wants to be sent or looked into again
+	doubt   time.Time // the last unclear attempt of any copy that holds these members; zero = there was none
+	again   bool      // refused, nobody named, and sent again to be sure
+	last    judgement // why kintone refused it last
+	why     map[uint64]finding
+}
+
+func newFlight(n int, tasks []*task, now time.Time) *flight {
+	f := &flight{n: n, id: queue.NewID(), at: now, tasks: make(map[uint64]*task, len(tasks)), settings: tasks[0].found.settings}
+	for _, t := range tasks {
+		f.tasks[t.seq] = t
+		if t.found.settings != f.settings {
+			f.settings = 0
+		}
+	}
+	f.parts = []*part{{members: members(tasks)}}
+	return f
+}
+
+// inherit takes over what a slot holds. Every part of it may have been sent, and may still be under way.
+func inherit(n int, r queue.Request, now time.Time) *flight {
+	f := &flight{n: n, id: r.ID, at: r.At, tasks: make(map[uint64]*task), settings: r.Settings, inherited: true, due: now}
+	for _, p := range r.Parts {
+		f.parts = append(f.parts, &part{members: p.Members, doubt: now})
+	}
+	return f
+}
+
+// request is the slot's content.
+func (f *flight) request() *queue.Request {
+	r := &queue.Request{ID: f.id, At: f.at, Settings: f.settings}
+	for _, p := range f.parts {
+		r.Parts = append(r.Parts, queue.Part{Members: p.members, Sends: p.sends, Unclear: p.doubt})
+	}
+	return r
+}
+
+// split replaces the part at work by smaller ones. What was in doubt about it is in doubt about them.
+func (f *flight) split(groups ...[]queue.Member) {
+	old := f.parts[0]
+	parts := make([]*part, 0, len(groups)+len(f.parts)-1)
+	for _, g := range groups {
+		parts = append(parts, &part{members: g, doubt: old.doubt, why: old.why, last: old.last, again: true, tries: old.tries})
+	}
+	f.parts = append(parts, f.parts[1:]...)
+}
+
+// partition cuts members into those that are suspected and the rest, both in their order.
+func partition(ms []queue.Member, suspected map[uint64]finding) (rest, suspects []queue.Member) {
+	for _, m := range ms {
+		if _, bad := suspected[m.Seq]; bad {
+			suspects = append(suspects, m)
+		} else {
+			rest = append(rest, m)
+		}
+	}
+	return rest, suspects
+}
+
+// suspects names the members that the refusal or the read after it speaks against, with what to say about each.
+func suspects(p *part, read map[int64]*kintone.Record, jobs map[uint64]*task, process *kintone.Process, fields kintone.Fields, us string, now time.Time) map[uint64]finding {
+	out := make(map[uint64]finding)
+	blame := func(m queue.Member) {
+		out[m.Seq] = finding{fate: unfit, reason: p.last.reason, code: p.last.code, message: p.last.message}
+	}
+	for i, m := range p.members {
+		switch {
+		case slices.Contains(p.last.indexes, i), slices.Contains(p.last.records, m.Record),
+			p.last.user != "" && p.last.user == m.Assignee:
+			blame(m)
+			continue
+		}
+		t := jobs[m.Seq]
+		if t == nil || t.job == nil || process == nil {
+			continue
+		}
+		// What the job itself expects of the revision was compared before the pin was taken.
+		job := *t.job
+		job.Revision, job.Expires = -1, time.Time{}
+		if found := inspectJob(job, read[m.Record], process, fields, us, nil, now); found.fate == unfit || found.fate == already {
+			if found.reason == "" {
+				found.reason, found.code = ReasonStatusMismatch, p.last.code
+			}
+			out[m.Seq] = found
+		}
+	}
+	return out
+}

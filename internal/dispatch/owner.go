@@ -1,0 +1,279 @@
+package dispatch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"statusq/internal/kintone"
+	"statusq/internal/queue"
+)
+
+// AppConfig is what an operator may say about one app. The zero value is useful.
+type AppConfig struct {
+	GuestSpace    int64            // 0 = none
+	Tokens        []kintone.Secret // empty: the site's
+	Single        bool             // one call per record, for apps whose webhooks must fire: bulk calls fire none
+	Inflight      int              // status requests at a time; default 4, at most 15
+	DailyRequests int              // budget per day; default 10,000 (kintone's Standard course), negative = no limit
+	Shared        bool             // others act under the worker's login name too: a lost answer is then harder to explain
+	Attempts      int              // of a job whose reason may pass; default 5
+	Backoff       time.Duration    // before the second attempt, doubling; default 15 s
+	LateWindow    time.Duration    // how long after an unclear answer a copy of the request is taken to be about; default 1 h
+}
+
+func (c AppConfig) withDefaults() AppConfig {
+	or := func(v *int, d int) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	or(&c.Inflight, 4)
+	or(&c.DailyRequests, 10_000)
+	or(&c.Attempts, 5)
+	c.Inflight = min(max(c.Inflight, 1), fence)
+	c.DailyRequests = max(c.DailyRequests, 0)
+	if c.Backoff <= 0 {
+		c.Backoff = 15 * time.Second
+	}
+	if c.LateWindow <= 0 {
+		c.LateWindow = time.Hour
+	}
+	return c
+}
+
+// Config is what an Owner needs.
+type Config struct {
+	Site    string
+	Name    string // of this worker, for operators; unique among workers
+	Client  *kintone.Client
+	Gate    *kintone.Gate
+	Queue   *queue.Queue
+	Apps    map[int64]AppConfig // apps to serve even before the first job
+	Default AppConfig           // of apps that are not in Apps
+	Observe func(Event)         // may be nil; must not block
+}
+
+// An Owner serves one site whenever it holds the site's lease, and stands by otherwise.
+type Owner struct {
+	cfg Config
+
+	mu    sync.Mutex // guards what follows
+	epoch uint64     // 0 while standing by
+	lanes map[int64]*lane
+	log   map[int64]uint64 // jobs in the log by app, as last seen
+}
+
+// NewOwner makes an owner; Run sets it to work.
+func NewOwner(cfg Config) *Owner {
+	return &Owner{cfg: cfg, lanes: make(map[int64]*lane)}
+}
+
+// discover is how often the owner looks for apps that have no lane yet.
+const discover = time.Second
+
+// Run serves the site until stop ends; requests that are out then finish, unless work ends before. It returns nil
+// after a stop that finished, and otherwise why it could not go on. Losing the lease is not an error: it stands by
+// again.
+func (o *Owner) Run(stop, work context.Context) error {
+	for {
+		o.tell(Event{Kind: EventStandby})
+		lease, err := o.cfg.Queue.Acquire(stop, o.cfg.Site, o.cfg.Name)
+		if err != nil {
+			if stop.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("site %s: acquire the lease: %w", o.cfg.Site, err)
+		}
+		err = o.serve(stop, work, lease)
+		o.mu.Lock()
+		o.epoch = 0
+		o.lanes = make(map[int64]*lane)
+		o.mu.Unlock()
+		// After a clean end the next owner need not wait; a deposed one has nothing to release.
+		release, cancel := context.WithTimeout(context.WithoutCancel(work), 3*time.Second)
+		released := lease.Release(release)
+		cancel()
+		switch {
+		case stop.Err() != nil && err == nil:
+			return nil
+		case stop.Err() != nil:
+			return fmt.Errorf("site %s: %w", o.cfg.Site, err)
+		case work.Err() != nil:
+			return context.Cause(work)
+		}
+		o.tell(Event{Kind: EventDeposed, Detail: errors.Join(err, released).Error()})
+		if err := sleep(stop, time.Second); err != nil {
+			return nil
+		}
+	}
+}
+
+// serve runs the site's lanes while the lease holds.
+func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
+	held, cancel := context.WithCancelCause(work)
+	defer cancel(nil)
+	defer context.AfterFunc(lease.Context(), func() { cancel(context.Cause(lease.Context())) })()
+
+	o.mu.Lock()
+	o.epoch = lease.Epoch()
+	o.mu.Unlock()
+	o.tell(Event{Kind: EventOwner, Detail: fmt.Sprintf("epoch %d", lease.Epoch())})
+
+	var (
+		wg     sync.WaitGroup
+		failed = make(chan error, 1)
+	)
+	defer wg.Wait()
+	start := func(app int64) {
+		l := o.newLane(app, lease.Epoch())
+		wg.Go(func() {
+			if err := l.run(stop, held); err != nil {
+				// A lane that lost a compare-and-swap, or cannot go on, gives up the whole site.
+				select {
+				case failed <- err:
+				default:
+				}
+				cancel(err)
+			}
+		})
+	}
+	for _, app := range slices.Sorted(maps.Keys(o.cfg.Apps)) {
+		start(app)
+	}
+	for {
+		counts, err := o.cfg.Queue.Backlog(held, o.cfg.Site)
+		if err == nil {
+			o.mu.Lock()
+			o.log = counts
+			var missing []int64
+			for app := range counts {
+				if o.lanes[app] == nil {
+					missing = append(missing, app)
+				}
+			}
+			o.mu.Unlock()
+			slices.Sort(missing)
+			for _, app := range missing {
+				start(app)
+			}
+		} else if held.Err() == nil && stop.Err() == nil {
+			o.tell(Event{Kind: EventTrouble, Detail: "look for apps: " + err.Error()})
+		}
+		tick := time.NewTimer(discover)
+		select {
+		case <-tick.C:
+		case <-held.Done():
+			tick.Stop()
+			wg.Wait()
+			select {
+			case err := <-failed:
+				return err
+			default:
+				return context.Cause(held)
+			}
+		case <-stop.Done():
+			tick.Stop()
+			// Who waits at the gate has not left, and need not.
+			o.cfg.Gate.Close()
+			wg.Wait()
+			select {
+			case err := <-failed:
+				return err
+			default:
+				return nil
+			}
+		}
+	}
+}
+
+func (o *Owner) newLane(app int64, epoch uint64) *lane {
+	cfg, ok := o.cfg.Apps[app]
+	if !ok {
+		cfg = o.cfg.Default
+	}
+	cfg = cfg.withDefaults()
+	l := &lane{
+		site: o.cfg.Site, cfg: cfg, epoch: epoch, owner: o.cfg.Name,
+		app:    kintone.App{ID: app, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens},
+		client: o.cfg.Client, gate: o.cfg.Gate, queue: o.cfg.Queue, observe: o.cfg.Observe,
+		answers:  make(chan answer),
+		backlog:  newBacklog(),
+		known:    make(map[[16]byte]struct{}),
+		ended:    make(map[uint64]struct{}),
+		badUsers: make(map[string]time.Time),
+	}
+	l.us = l.client.Identity(l.app)
+	l.setState("starting")
+	o.mu.Lock()
+	o.lanes[app] = l
+	o.mu.Unlock()
+	return l
+}
+
+// SiteStatus is what operators see of a site.
+type SiteStatus struct {
+	V     int          `json:"v"`
+	Site  string       `json:"site"`
+	Owner string       `json:"owner"`
+	Epoch uint64       `json:"epoch"` // 0 while standing by
+	Gate  GateStatus   `json:"gate"`
+	Lanes []LaneStatus `json:"lanes"`
+}
+
+// GateStatus is what operators see of what all requests of a site pass.
+type GateStatus struct {
+	Breaker     kintone.BreakerState `json:"breaker"`
+	Halted      string               `json:"halted,omitempty"` // why the site waits for somebody to act
+	Why         string               `json:"why,omitempty"`
+	Until       time.Time            `json:"until,omitzero"`
+	Concurrency int                  `json:"concurrency"` // requests that may be out at a time now
+	InUse       int                  `json:"inUse"`
+	Waiting     int                  `json:"waiting"`
+}
+
+// Status is what the owner knows now. It may be called from anywhere.
+func (o *Owner) Status() SiteStatus {
+	o.mu.Lock()
+	s := SiteStatus{V: 1, Site: o.cfg.Site, Owner: o.cfg.Name, Epoch: o.epoch}
+	lanes := slices.Collect(maps.Values(o.lanes))
+	log := o.log
+	o.mu.Unlock()
+	g := o.cfg.Gate.State()
+	s.Gate = GateStatus{Breaker: g.Breaker, Why: g.Why, Until: g.Until, Concurrency: g.Limit, InUse: g.InUse, Waiting: g.Waiting}
+	if g.Halted {
+		s.Gate.Halted, s.Gate.Why = g.Why, ""
+	}
+	for _, l := range lanes {
+		st := l.Status()
+		if st.State != "running" && st.State != "halted" {
+			st.Backlog = log[st.App]
+		}
+		s.Lanes = append(s.Lanes, st)
+	}
+	slices.SortFunc(s.Lanes, func(a, b LaneStatus) int { return int(a.App - b.App) })
+	return s
+}
+
+// Verbs are what the owner answers over the queue's request-reply (statusq.rpc.<site>.<verb>).
+func (o *Owner) Verbs() map[string]func(context.Context, []byte) ([]byte, error) {
+	return map[string]func(context.Context, []byte) ([]byte, error){
+		"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(o.Status()) },
+		"resume": func(context.Context, []byte) ([]byte, error) {
+			o.cfg.Gate.Resume()
+			return json.Marshal(o.Status())
+		},
+	}
+}
+
+func (o *Owner) tell(e Event) {
+	if o.cfg.Observe != nil {
+		e.Site = o.cfg.Site
+		o.cfg.Observe(e)
+	}
+}

@@ -1,0 +1,291 @@
+package dispatch
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"statusq/internal/kintone"
+	"statusq/internal/kintone/simulator"
+	"statusq/internal/queue"
+	"statusq/internal/queue/queuetest"
+)
+
+func TestMain(m *testing.M) { queuetest.Main(m) }
+
+const (
+	testApp   = 5
+	testToken = "testtoken"
+)
+
+// A world is everything around a worker, all of it real but kintone: an embedded JetStream, the simulator behind a real
+// HTTP server, and workers that come and go. It lives in a synctest bubble, so that hours pass in no time.
+type world struct {
+	t       testing.TB
+	sim     *simulator.Kintone
+	server  *queuetest.Server
+	queue   *queue.Queue // the publisher's and the operator's
+	network func() kintone.Config
+	apps    map[int64]AppConfig
+
+	mu     sync.Mutex
+	events []Event
+}
+
+// inWorld runs a test in a bubble with an app of n records, all "Not started".
+func inWorld(t *testing.T, records int, test func(*world)) {
+	t.Helper()
+	inWorldOf(t, simulator.App{
+		ID: testApp, Name: "Orders", Records: records,
+		Tokens:  []simulator.Token{simulator.ViewToken(testToken)},
+		Process: simulator.Workflow(),
+	}, test)
+}
+
+// inWorldOf runs a test in a bubble with the given apps.
+func inWorldOf(t *testing.T, app simulator.App, test func(*world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(newWorld(t, app)) })
+}
+
+func newWorld(t testing.TB, app simulator.App) *world {
+	sim := simulator.New(simulator.Config{})
+	sim.AddUser("sato", "pw")
+	sim.AddUser("suzuki", "pw")
+	sim.AddApp(app)
+	transport, stop := simulator.Serve(sim)
+	t.Cleanup(stop)
+	w := &world{t: t, sim: sim, server: queuetest.StartDir(t, t.TempDir())}
+	w.queue = w.server.Connect(t)
+	w.network = func() kintone.Config {
+		return kintone.Config{BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport}
+	}
+	w.apps = map[int64]AppConfig{testApp: {DailyRequests: -1}}
+	return w
+}
+
+// A worker is one process's worth of statusq.
+type worker struct {
+	owner *Owner
+	gate  *kintone.Gate
+	stop  context.CancelFunc
+	kill  context.CancelFunc
+	done  chan error
+}
+
+// start sets a worker to work, on its own connection to the queue.
+func (w *world) start(name string) *worker {
+	w.t.Helper()
+	q, err := queue.Connect(w.t.Context(), w.server.Config())
+	if err != nil {
+		w.t.Fatalf("connect worker %s: %v", name, err)
+	}
+	gate := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 1000})
+	cfg := w.network()
+	cfg.Gate = gate
+	client, err := kintone.NewClient(cfg)
+	if err != nil {
+		w.t.Fatalf("client: %v", err)
+	}
+	stop, stopNow := context.WithCancel(context.Background())
+	work, kill := context.WithCancel(context.Background())
+	wk := &worker{gate: gate, stop: stopNow, kill: kill, done: make(chan error, 1)}
+	wk.owner = NewOwner(Config{
+		Site: "main", Name: name, Client: client, Gate: gate, Queue: q, Apps: w.apps, Observe: w.observe,
+	})
+	go func() {
+		defer q.Close()
+		wk.done <- wk.owner.Run(stop, work)
+	}()
+	w.t.Cleanup(func() { wk.kill(); wk.stop(); <-wk.done })
+	return wk
+}
+
+// end stops a worker gracefully and waits for it.
+func (w *world) end(wk *worker) {
+	w.t.Helper()
+	wk.stop()
+	if err := <-wk.done; err != nil {
+		w.t.Errorf("worker stopped with: %v", err)
+	}
+	wk.done <- nil
+}
+
+// crash ends a worker as if its process had died: nothing is finished, nothing released.
+func (w *world) crash(wk *worker) {
+	wk.kill()
+	<-wk.done
+	wk.done <- nil
+}
+
+func (w *world) observe(e Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events = append(w.events, e)
+	if os.Getenv("STATUSQ_TEST_EVENTS") != "" {
+		fmt.Printf("%s %+v\n", time.Now().Format(time.TimeOnly), e)
+	}
+}
+
+// told counts events of a kind with a reason ("" = any).
+func (w *world) told(kind EventKind, reason string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, e := range w.events {
+		if e.Kind == kind && (reason == "" || e.Reason == reason) {
+			n++
+		}
+	}
+	return n
+}
+
+// job is a job for record r, called j<r>.
+func job(r int64, action string) queue.Job {
+	return queue.Job{ID: fmt.Sprintf("j%d", r), Site: "main", App: testApp, Record: r, Action: action, Revision: -1}
+}
+
+// jobs are n jobs for the records 1 to n.
+func jobs(n int, action string) []queue.Job {
+	js := make([]queue.Job, n)
+	for i := range js {
+		js[i] = job(int64(i+1), action)
+	}
+	return js
+}
+
+func (w *world) publish(js ...queue.Job) {
+	w.t.Helper()
+	acks, err := w.queue.Publish(w.t.Context(), js)
+	if err != nil {
+		w.t.Fatalf("publish: %v", err)
+	}
+	for i, a := range acks {
+		if a.Seq == 0 {
+			w.t.Fatalf("job %s was not accepted", js[i].ID)
+		}
+	}
+}
+
+// results are the ends of all jobs so far, by job; the newest that is not a duplicate's.
+func (w *world) results() map[string]queue.Result {
+	w.t.Helper()
+	out := make(map[string]queue.Result)
+	for r, err := range w.queue.Results(w.t.Context(), queue.ResultFilter{Site: "main"}) {
+		if err != nil {
+			w.t.Fatalf("read results: %v", err)
+		}
+		if r.Outcome == queue.Duplicate && out[r.Job].Outcome != "" {
+			continue
+		}
+		out[r.Job] = r
+	}
+	return out
+}
+
+func (w *world) dead() []queue.DeadLetter {
+	w.t.Helper()
+	var out []queue.DeadLetter
+	for d, err := range w.queue.Dead(w.t.Context(), queue.DeadFilter{Site: "main"}) {
+		if err != nil {
+			w.t.Fatalf("read dead letters: %v", err)
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// settle waits until n jobs have ended, at most d of the bubble's time.
+func (w *world) settle(n int, d time.Duration) map[string]queue.Result {
+	w.t.Helper()
+	deadline := time.Now().Add(d)
+	for {
+		got := w.results()
+		if len(got) >= n {
+			return got
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d of %d jobs ended within %v; %s", len(got), n, d, w.whereabouts())
+		}
+		time.Sleep(max(50*time.Millisecond, d/500))
+	}
+}
+
+func (w *world) whereabouts() string {
+	slots, _ := w.queue.Slots(context.Background(), "main", 0)
+	log, _ := w.queue.Backlog(context.Background(), "main")
+	var b strings.Builder
+	for _, s := range slots {
+		if s.Slot.Request != nil {
+			fmt.Fprintf(&b, "slot %d: %d parts; ", s.N, len(s.Slot.Request.Parts))
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return fmt.Sprintf("log %v; %s last events %+v", log, b.String(), w.events[max(0, len(w.events)-5):])
+}
+
+// count counts results by outcome.
+func count(results map[string]queue.Result) map[queue.Outcome]int {
+	n := make(map[queue.Outcome]int)
+	for _, r := range results {
+		n[r.Outcome]++
+	}
+	return n
+}
+
+// reconcile compares what the ledger says with what kintone did, after every delayed request was executed: every job
+// that is applied was committed once, every other one never, and the jobs of a record in the order of the log. Foreign
+// commits are not ours.
+func (w *world) reconcile(results map[string]queue.Result, js []queue.Job) {
+	w.t.Helper()
+	w.sim.Flush()
+	type act struct {
+		record int64
+		action string
+	}
+	commits := make(map[act]int)
+	order := make(map[int64][]string)
+	for _, c := range w.sim.Commits() {
+		if c.Foreign {
+			continue
+		}
+		commits[act{c.Record, c.Action}]++
+		order[c.Record] = append(order[c.Record], c.Action)
+	}
+	want := make(map[act]int)
+	sequence := make(map[int64][]string)
+	for _, j := range js {
+		r, ended := results[j.ID]
+		if !ended {
+			w.t.Errorf("job %s has not ended", j.ID)
+			continue
+		}
+		if r.Outcome == queue.Applied {
+			want[act{j.Record, j.Action}]++
+			sequence[j.Record] = append(sequence[j.Record], j.Action)
+		}
+	}
+	for _, a := range slices.Collect(maps.Keys(commits)) {
+		if commits[a] != want[a] {
+			w.t.Errorf("record %d: %s was run %d times, the results say %d", a.record, a.action, commits[a], want[a])
+		}
+	}
+	for a, n := range want {
+		if commits[a] == 0 {
+			w.t.Errorf("record %d: the results say %d times %s, kintone never ran it", a.record, n, a.action)
+		}
+	}
+	for record, actions := range sequence {
+		if !slices.Equal(order[record], actions) {
+			w.t.Errorf("record %d: ran %v, published %v", record, order[record], actions)
+		}
+	}
+}
