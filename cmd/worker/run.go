@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"statusq/internal/dispatch"
+	"statusq/internal/kintone"
+	"statusq/internal/queue"
+	"statusq/internal/queue/embedded"
+)
+
+type runCmd struct {
+	settings
+	logging
+	Drain    time.Duration `default:"30s" env:"STATUSQ_DRAIN" help:"How long requests in hand may take to finish after a first signal (${default})."`
+	Replicas int           `default:"1" env:"STATUSQ_REPLICAS" help:"Replicas of streams and buckets, if they have to be created (${default}; 3 on a cluster)."`
+	LogBytes int64         `name:"log-bytes" env:"STATUSQ_LOG_BYTES" help:"Size of the log, if it has to be created (10 GiB)."`
+}
+
+func (c *runCmd) Run(stop context.Context, t *terminal) error {
+	sites, err := c.sites()
+	if err != nil {
+		return err
+	}
+	lg := c.logger(t.stderr)
+	q, done, err := c.queue(stop, lg, queue.Layout{Replicas: c.Replicas, LogBytes: c.LogBytes})
+	if err != nil {
+		return err
+	}
+	defer done()
+	lg.Info("statusq", "version", version())
+	for _, s := range sites {
+		lg.Info("site", "site", s.name, "kintone", s.client.BaseURL, "signs in", s.signsIn)
+	}
+	return serve(stop, c.Drain, q, sites, lg, observer(lg))
+}
+
+// queue connects to NATS, or starts the embedded server, and creates what is missing there.
+func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layout) (*queue.Queue, func(), error) {
+	cfg := queue.Config{URL: s.NATSURL, CredsFile: s.NATSCreds}
+	done := func() {}
+	if s.NATSURL == "" {
+		server, err := embedded.Start(embedded.Config{
+			Dir: s.StoreDir, Listen: s.NATSListen, Sync: s.Sync,
+			Logger: func(level, text string) {
+				if level != "info" {
+					lg.Warn("nats-server", "says", text)
+				}
+			},
+		})
+		if err != nil {
+			return nil, nil, fmt.Errorf("embedded NATS: %w", err)
+		}
+		done = server.Close
+		cfg = server.Config()
+		lg.Info("embedded NATS", "url", server.URL(), "store", s.StoreDir, "sync", s.Sync)
+	}
+	cfg.Prefix, cfg.Name = s.Prefix, "statusq-worker"
+	cfg.OnEvent = func(text string) { lg.Warn("nats", "event", text) }
+	q, err := queue.Connect(ctx, cfg)
+	if err != nil {
+		done()
+		return nil, nil, err
+	}
+	if err := q.Setup(ctx, layout); err != nil {
+		q.Close()
+		done()
+		return nil, nil, err
+	}
+	return q, func() { q.Close(); done() }, nil
+}
+
+// serve runs an owner for each site until stop ends and they have finished, or drain is over.
+func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []site, lg *slog.Logger, observe func(dispatch.Event)) error {
+	work, kill := context.WithCancelCause(context.WithoutCancel(stop))
+	defer kill(nil)
+	// One site that cannot go on ends the process: a supervisor starts it again, and the others are not lost.
+	stop, stopAll := context.WithCancel(stop)
+	defer stopAll()
+	defer context.AfterFunc(stop, func() {
+		lg.Info("stopping: requests in hand finish, nothing new leaves", "drain", drain)
+		time.AfterFunc(drain, func() {
+			kill(errors.New("requests in hand did not finish within --drain; they will be sent again with the same pins"))
+		})
+	})()
+
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+
+	var (
+		wg    sync.WaitGroup
+		mu    sync.Mutex // guards errs
+		errs  []error
+		gates []*kintone.Gate
+	)
+	host, _ := os.Hostname()
+	name := fmt.Sprintf("%s-%d-%s", host, os.Getpid(), queue.NewID()[16:])
+	for _, s := range sites {
+		s.gate.OnChange = gateObserver(lg, s.name)
+		gate := kintone.NewGate(s.gate)
+		gates = append(gates, gate)
+		s.client.Gate = gate
+		client, err := kintone.NewClient(s.client)
+		if err != nil {
+			return usageError{fmt.Errorf("site %s: %w", s.name, err)}
+		}
+		owner := dispatch.NewOwner(dispatch.Config{
+			Site: s.name, Name: name, Client: client, Gate: gate, Queue: q, Apps: s.apps, Default: s.other, Observe: observe,
+		})
+		end, err := q.Serve(s.name, owner.Verbs())
+		if err != nil {
+			return fmt.Errorf("site %s: answer questions: %w", s.name, err)
+		}
+		defer end()
+		wg.Go(func() {
+			if err := owner.Run(stop, work); err != nil {
+				mu.Lock()
+				errs = append(errs, err)
+				mu.Unlock()
+				stopAll()
+			}
+		})
+	}
+	ended := make(chan struct{})
+	go func() { wg.Wait(); close(ended) }()
+	for {
+		select {
+		case <-hangup:
+			for _, g := range gates {
+				g.Resume()
+			}
+		case <-ended:
+			return errors.Join(errs...)
+		}
+	}
+}
