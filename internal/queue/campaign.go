@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -300,9 +301,7 @@ func (q *Queue) put(ctx context.Context, stream, subject string, expected uint64
 func (q *Queue) write(ctx context.Context, stream, subject string, expected uint64, data []byte, header nats.Header) (uint64, error) {
 	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
 		headerStream: {stream}, headerExpected: {strconv.FormatUint(expected, 10)}}}
-	for name, values := range header {
-		m.Header[name] = values
-	}
+	maps.Copy(m.Header, header)
 	seq, _, err := q.send(ctx, []*nats.Msg{m})
 	if err != nil {
 		return 0, q.unanswered(ctx, stream, err)

@@ -129,7 +129,7 @@ func (l *Lease) acquire(ctx context.Context) error {
 			attempt = 0
 			changes.from = max(changes.from, m.Seq+1)
 			soon, cancel := context.WithTimeout(ctx, leasePoll)
-			_, err = changes.next(soon)
+			_, _ = changes.next(soon) // a change, or time to look: the message on the subject tells
 			cancel()
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

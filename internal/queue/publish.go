@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -144,8 +145,6 @@ func (q *Queue) publishOnce(ctx context.Context, batch []*nats.Msg) (last uint64
 // copyMessage copies what a publisher sets; sending adds headers of its own.
 func copyMessage(m *nats.Msg) *nats.Msg {
 	header := make(nats.Header, len(m.Header)+3)
-	for name, values := range m.Header {
-		header[name] = values
-	}
+	maps.Copy(header, m.Header)
 	return &nats.Msg{Subject: m.Subject, Header: header, Data: m.Data}
 }

@@ -9,6 +9,7 @@ package queuetest
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
@@ -40,9 +41,24 @@ type Server struct {
 // test closes it before, as it must to start another one on the same directory.
 func StartDir(t testing.TB, dir string) *Server {
 	t.Helper()
+	return start(t, dir, embedded.SyncNever)
+}
+
+// StartSynced starts a server that has every write on the disk before it acknowledges it, as a worker's does.
+func StartSynced(t testing.TB) *Server {
+	t.Helper()
+	return start(t, t.TempDir(), embedded.SyncAlways)
+}
+
+func start(t testing.TB, dir, sync string) *Server {
+	t.Helper()
+	// nats.go keeps timers in a pool of the process. One that was made in an earlier bubble is fatal in this one; two
+	// collections empty the pool. Bubbles that run side by side would share it all the same: they must not.
+	runtime.GC()
+	runtime.GC()
 	s, err := embedded.Start(embedded.Config{
 		Dir:  dir,
-		Sync: embedded.SyncNever,
+		Sync: sync,
 		Logger: func(level, text string) {
 			if level == "error" {
 				t.Logf("nats-server: %s", text)
