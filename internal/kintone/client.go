@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -299,9 +300,7 @@ func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Reque
 	// With GetBody a transport may send a PUT a second time on its own when a connection breaks. Only the caller, who
 	// knows the pins, may do that.
 	req.GetBody = nil
-	for name, values := range creds.header {
-		req.Header[name] = values
-	}
+	maps.Copy(req.Header, creds.header)
 	req.Header.Set("Accept-Language", c.acceptLanguage)
 	req.Header.Set("User-Agent", c.userAgent)
 	if body != nil {
@@ -337,7 +336,7 @@ func (cfg Config) credentials(app App) (credentials, error) {
 		}
 		header.Set("X-Cybozu-API-Token", strings.Join(secrets, ","))
 	default:
-		return credentials{}, errors.New("no credentials: neither a username nor an API token")
+		return credentials{}, ErrNoCredentials
 	}
 	if cfg.BasicUsername != "" {
 		header.Set("Authorization", "Basic "+pair(cfg.BasicUsername, cfg.BasicPassword))

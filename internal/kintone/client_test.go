@@ -664,7 +664,7 @@ func TestSecretsStayInside(t *testing.T) {
 			slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "v", v)
 		}
 		fmt.Fprintf(&out, "%v %+v %#v %v %+v %#v\n", c, c, c, *c, *c, *c)
-		for err := error(bulk); err != nil; err = errors.Unwrap(err) {
+		for err := bulk; err != nil; err = errors.Unwrap(err) {
 			fmt.Fprintf(&out, "%v\n%+v\n%#v\n", err, err, err)
 		}
 		for _, part := range parts {

@@ -18,6 +18,10 @@ import (
 // credentials, too many records, an impossible id. Sending it again is of no use.
 var ErrInvalidRequest = errors.New("invalid request")
 
+// ErrNoCredentials is the reason why a request for an app was refused here that has no token where the site has none
+// either.
+var ErrNoCredentials = errors.New("no credentials: neither a username nor an API token for this app")
+
 // Error is the one error of every call.
 type Error struct {
 	// Op is the method and the API, such as "PUT records/status.json". A read that travels as POST is named "GET".
