@@ -38,6 +38,7 @@ const (
 	stateReading               // its record is being read
 	stateFlying                // in a slot
 	stateDeciding              // its end or its parking waits for the next write to the ledger
+	stateWaking                // parked out, and being brought back
 	stateParked                // only its place and due time are in memory; the job itself is in the ledger
 )
 
@@ -64,14 +65,6 @@ func newBacklog() *backlog {
 // add puts a task in its place among those of its record: by log sequence, but never before one that is being read
 // for or in a slot.
 func (b *backlog) add(t *task) {
-	chain := b.chains[t.record]
-	at, _ := slices.BinarySearchFunc(chain, t.seq, func(o *task, seq uint64) int {
-		if o.state == stateFlying || o.state == stateReading || o.seq < seq {
-			return -1
-		}
-		return 1
-	})
-	b.chains[t.record] = slices.Insert(chain, at, t)
 	if t.inLog {
 		heap.Push(&b.log, t)
 	}
@@ -80,19 +73,40 @@ func (b *backlog) add(t *task) {
 	} else {
 		b.open++
 	}
+	b.place(t)
+}
+
+// place puts a task into the chain of its record.
+func (b *backlog) place(t *task) {
+	chain := b.chains[t.record]
+	at, _ := slices.BinarySearchFunc(chain, t.seq, func(o *task, seq uint64) int {
+		if o.state == stateFlying || o.state == stateReading || o.seq < seq {
+			return -1
+		}
+		return 1
+	})
+	chain = slices.Insert(chain, at, t)
+	b.chains[t.record] = chain
 	// Whatever was known of the record is not what the jobs behind t will meet.
-	for _, o := range b.chains[t.record][at+1:] {
+	for _, o := range chain[at+1:] {
 		o.pin, o.found = nil, finding{}
 	}
-	if at == 0 {
-		b.activate(t)
-	}
+	b.activate(chain[0])
+}
+
+// replace puts a task that was read for or in a slot back into its place: another, earlier in the log, may have come in
+// meanwhile.
+func (b *backlog) replace(t *task) {
+	chain := b.chains[t.record]
+	at := slices.Index(chain, t)
+	b.chains[t.record] = slices.Delete(chain, at, at+1)
+	b.place(t)
 }
 
 // behindParked reports whether a new job of the record has to wait for one that is parked or about to be.
 func (b *backlog) behindParked(record int64) bool {
 	chain := b.chains[record]
-	return len(chain) > 0 && (chain[0].state == stateParked || chain[0].state == stateDeciding)
+	return len(chain) > 0 && chain[0].state >= stateDeciding
 }
 
 // stranded are the jobs of a record that wait in memory behind one that does not: they hold the room that it needs to
@@ -119,7 +133,7 @@ func (b *backlog) remove(t *task) {
 		return
 	}
 	t.inLog = false
-	if t.state == stateParked {
+	if t.state >= stateWaking {
 		b.parked--
 	} else {
 		b.open--
@@ -143,7 +157,7 @@ func (b *backlog) park(t *task, at uint64, due time.Time) {
 	b.parked++
 	t.state, t.parked, t.due, t.inLog = stateParked, at, due, false
 	t.job, t.attempts, t.pin, t.found = nil, nil, nil, finding{}
-	b.activate(t)
+	b.replace(t)
 }
 
 // wake brings a parked task's job back into memory.
@@ -154,16 +168,16 @@ func (b *backlog) wake(t *task, p queue.Parked) {
 	b.activate(t)
 }
 
-// reopen makes a task wait for its turn again; pin may be nil.
-func (b *backlog) reopen(t *task, pin *kintone.Record, now time.Time) {
-	t.state, t.pin, t.pinAt, t.found = stateOpen, pin, now, finding{}
-	b.activate(t)
+// reopen makes a task wait for its turn again, with nothing known about its record.
+func (b *backlog) reopen(t *task) {
+	t.state, t.pin, t.found = stateOpen, nil, finding{}
+	b.replace(t)
 }
 
-// markFit makes an open head ready to be planned.
+// markFit makes a task ready to be planned, once it is first.
 func (b *backlog) markFit(t *task, f finding) {
 	t.state, t.found = stateOpen, f
-	b.activate(t)
+	b.replace(t)
 }
 
 // activate enters a task where heads are looked for, if it is the head of its chain.
@@ -204,7 +218,7 @@ func (b *backlog) nextFit(n int, oldest time.Time, settings int64) []*task {
 			continue
 		}
 		if t.pinAt.Before(oldest) || t.found.settings != settings {
-			b.reopen(t, nil, time.Time{})
+			b.reopen(t)
 			continue
 		}
 		t.state = stateFlying
@@ -222,6 +236,7 @@ func (b *backlog) nextDue(now time.Time, n int) []*task {
 			if d.at.After(now) {
 				break
 			}
+			d.task.state = stateWaking
 			out = append(out, d.task)
 		}
 		heap.Pop(&b.due)

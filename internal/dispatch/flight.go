@@ -99,7 +99,7 @@ func (f *flight) split(groups ...[]queue.Member) {
 	old := f.parts[0]
 	parts := make([]*part, 0, len(groups)+len(f.parts)-1)
 	for _, g := range groups {
-		parts = append(parts, &part{members: g, doubt: old.doubt, why: old.why, last: old.last, again: true, tries: old.tries})
+		parts = append(parts, &part{members: g, doubt: old.doubt, why: old.why, last: old.last, again: true, tries: old.tries, due: old.due})
 	}
 	f.parts = append(parts, f.parts[1:]...)
 }

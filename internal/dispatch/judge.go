@@ -103,6 +103,8 @@ var codes = map[string]struct {
 	"GAIA_IL26": {chargeJobs, true, ReasonAssigneeUnknown},
 	"GAIA_CO02": {chargeJobs, true, ReasonRevisionConflict},
 	"GAIA_UN03": {chargeJobs, true, ReasonRevisionConflict},
+	"GAIA_IL28": {chargeJobs, true, ReasonRefused},
+	"GAIA_IL08": {chargeJobs, true, ReasonRefused},
 	"CB_VA01":   {chargeJobs, true, ReasonRefused},
 	// No privilege: a record's matter when the read that follows succeeds, the app's when it does not.
 	"CB_NO02": {chargeJobs, true, ReasonNoPermission},
@@ -155,6 +157,8 @@ func judge(err error) judgement {
 	case e.NotSent:
 		j.known, j.charge, j.reason = notSent, chargeSite, ReasonUnreachable
 		switch {
+		case errors.Is(e.Err, kintone.ErrNoCredentials):
+			j.charge, j.reason = chargeApp, ReasonTokenInvalid
 		case errors.Is(e.Err, kintone.ErrInvalidRequest):
 			j.charge, j.reason = chargeApp, ReasonRefused // our own check; no job may pay for it
 		case errors.Is(e.Err, kintone.ErrGateClosed), errors.Is(e.Err, kintone.ErrTooLate), errors.Is(e.Err, context.Canceled):
@@ -186,6 +190,8 @@ func judge(err error) judgement {
 		j.charge, j.reason = chargeSite, ReasonUnreachable
 	case e.Code == "":
 		j.charge, j.reason = chargeApp, ReasonNotKintone
+	case j.known == refused && e.Status == http.StatusForbidden:
+		j.charge, j.reason = chargeApp, ReasonNoPermission
 	case j.known == refused:
 		// kintone's envelope with a code that nobody has written down: isolate it like a record's matter.
 		j.charge, j.decides, j.reason = chargeJobs, true, ReasonRefused

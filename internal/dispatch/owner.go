@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -143,7 +144,16 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 			}
 		})
 	}
-	for _, app := range slices.Sorted(maps.Keys(o.cfg.Apps)) {
+	end, err := o.cfg.Queue.Serve(o.cfg.Site, o.Verbs())
+	if err != nil {
+		return fmt.Errorf("answer questions: %w", err)
+	}
+	defer end()
+	apps, err := o.known(held)
+	if err != nil {
+		return err
+	}
+	for _, app := range apps {
 		start(app)
 	}
 	for {
@@ -190,6 +200,21 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 			}
 		}
 	}
+}
+
+// known are the apps that need a lane although their log may be empty: those of the configuration, and those that ever
+// had one, for jobs may be parked there or stand in a slot.
+func (o *Owner) known(ctx context.Context) ([]int64, error) {
+	apps := slices.Collect(maps.Keys(o.cfg.Apps))
+	slots, err := o.cfg.Queue.Slots(ctx, o.cfg.Site, 0)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range slots {
+		apps = append(apps, s.App)
+	}
+	slices.Sort(apps)
+	return slices.Compact(apps), nil
 }
 
 func (o *Owner) newLane(app int64, epoch uint64) *lane {
@@ -247,7 +272,7 @@ func (o *Owner) Status() SiteStatus {
 	g := o.cfg.Gate.State()
 	s.Gate = GateStatus{Breaker: g.Breaker, Why: g.Why, Until: g.Until, Concurrency: g.Limit, InUse: g.InUse, Waiting: g.Waiting}
 	if g.Halted {
-		s.Gate.Halted, s.Gate.Why = g.Why, ""
+		s.Gate.Halted, s.Gate.Why, _ = strings.Cut(g.Why, ": ")
 	}
 	for _, l := range lanes {
 		st := l.Status()

@@ -4,10 +4,8 @@ import (
 	"statusq/internal/queue"
 )
 
-// fill takes what may travel together: up to most tasks that are fit, in order of the log, each record once, none
-// that has an earlier job in a slot or parked. It says false when it would be better to wait for more: a batch that
-// is not full leaves only when nothing is out and nothing more is coming. So a lone job leaves at once, and batches
-// fill while requests are out.
+// mayLeave says whether those that are fit may travel now. A batch that is not full leaves only when nothing is out and
+// nothing more is coming: so a lone job leaves at once, and batches fill while requests are out.
 func mayLeave(fit, most, out int, moreComing bool) bool {
 	return fit > 0 && (fit >= most || out == 0 && !moreComing)
 }

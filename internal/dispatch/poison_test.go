@@ -132,16 +132,16 @@ func TestAnAppThatCannotActHaltsAndKillsNothing(t *testing.T) {
 			w.sim.SetProcess(testApp, p)
 		}, func(w *world) { w.sim.SetProcess(testApp, simulator.Workflow()) }, ReasonProcessDisabled},
 		{"5xx with an answer", func(w *world) {
-			w.sim.SetFault(func(r simulator.Request) simulator.Fault { return simulator.Fault{Kind: simulator.ServerError} })
-		}, func(w *world) { w.sim.SetFault(nil) }, ReasonServerError},
+			w.strike(func(r simulator.Request) simulator.Fault { return simulator.Fault{Kind: simulator.ServerError} })
+		}, func(w *world) { w.strike(nil) }, ReasonServerError},
 		{"another program answers", func(w *world) {
-			w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+			w.strike(func(r simulator.Request) simulator.Fault {
 				if r.Method == "PUT" {
 					return simulator.Fault{Kind: simulator.HTML200}
 				}
 				return simulator.Fault{}
 			})
-		}, func(w *world) { w.sim.SetFault(nil) }, ReasonNotKintone},
+		}, func(w *world) { w.strike(nil) }, ReasonNotKintone},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -249,7 +249,7 @@ func TestDeadLettersRetriedByAnOperatorRunOnce(t *testing.T) {
 func TestForeignChangesCostTwoRequestsAndNoJob(t *testing.T) {
 	inWorld(t, 1000, func(w *world) {
 		edited := false
-		w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+		w.strike(func(r simulator.Request) simulator.Fault {
 			if r.Method == "PUT" && !edited {
 				edited = true
 				if err := w.sim.Edit(testApp, r.Records[17], "sato"); err != nil {
@@ -302,7 +302,7 @@ func TestALostReplyAndAForeignChangeAreToldApart(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			inWorld(t, 50, func(w *world) {
 				n := 0
-				w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+				w.strike(func(r simulator.Request) simulator.Fault {
 					if r.Method != "PUT" {
 						return simulator.Fault{}
 					}

@@ -67,7 +67,7 @@ func (d decision) String() string {
 // at least its step; every request that contains these members contains all of them (parts of a request are only ever
 // sent with the same pins, so older copies are supersets).
 func resolve(members []queue.Member, ev evidence) decision {
-	if len(ev.first) != len(members) || len(ev.second) != 0 && len(ev.second) != len(members) {
+	if len(ev.first) != len(members) || ev.second != nil && len(ev.second) != len(members) {
 		return undecided
 	}
 	latest := ev.first

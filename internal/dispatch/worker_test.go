@@ -47,7 +47,7 @@ func TestALoneJobLeavesAtOnce(t *testing.T) {
 func TestAnOutageOfTwoHoursKillsNoJob(t *testing.T) {
 	inWorld(t, 3000, func(w *world) {
 		var from, until time.Time
-		w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+		w.strike(func(r simulator.Request) simulator.Fault {
 			if now := time.Now(); now.After(from) && now.Before(until) {
 				return simulator.Fault{Kind: simulator.Unavailable}
 			}
@@ -82,7 +82,7 @@ func TestAnOutageOfTenSecondsTakesFewCalls(t *testing.T) {
 	inWorld(t, 20_000, func(w *world) {
 		var from time.Time
 		calls := 0
-		w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+		w.strike(func(r simulator.Request) simulator.Fault {
 			if from.IsZero() && r.Method == "PUT" && w.sim.CommitCount() > 5000 {
 				from = time.Now()
 			}
@@ -146,7 +146,7 @@ func TestEveryFaultOfAStatusCallEndsWithEachActionOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inWorld(t, 500, func(w *world) {
-				w.sim.SetFault(once(fault))
+				w.strike(once(fault))
 				js := append(jobs(250, "Start"), jobs(50, "Approve")...)
 				for i := range js[250:] {
 					js[250+i].ID += "b"
@@ -167,7 +167,7 @@ func TestEveryFaultOfAStatusCallEndsWithEachActionOnce(t *testing.T) {
 func TestABurstOf429SlowsDownAndFailsNothing(t *testing.T) {
 	inWorld(t, 5000, func(w *world) {
 		n := 0
-		w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+		w.strike(func(r simulator.Request) simulator.Fault {
 			if n++; n > 10 && n < 40 {
 				return simulator.Fault{Kind: simulator.TooManyRequests}
 			}
@@ -192,7 +192,7 @@ func TestARestartGoesOnWhereItStopped(t *testing.T) {
 	for _, how := range []string{"stop", "crash"} {
 		t.Run(how, func(t *testing.T) {
 			inWorld(t, 5000, func(w *world) {
-				w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+				w.strike(func(r simulator.Request) simulator.Fault {
 					return simulator.Fault{Delay: 150 * time.Millisecond}
 				})
 				js := jobs(5000, "Start")

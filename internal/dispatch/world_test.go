@@ -134,6 +134,20 @@ func (w *world) observe(e Event) {
 	}
 }
 
+// strike decides the faults of requests, one after the other.
+func (w *world) strike(fault func(simulator.Request) simulator.Fault) {
+	if fault == nil {
+		w.sim.SetFault(nil)
+		return
+	}
+	var mu sync.Mutex // guards whatever the function keeps
+	w.sim.SetFault(func(r simulator.Request) simulator.Fault {
+		mu.Lock()
+		defer mu.Unlock()
+		return fault(r)
+	})
+}
+
 // told counts events of a kind with a reason ("" = any).
 func (w *world) told(kind EventKind, reason string) int {
 	w.mu.Lock()

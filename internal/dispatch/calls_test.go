@@ -1,0 +1,100 @@
+package dispatch
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"statusq/internal/queue"
+)
+
+// spoil makes every n-th job fail, in seven ways in turn.
+func spoil(js []queue.Job, n int) (bad int) {
+	for i := n - 1; i < len(js); i += n {
+		j := &js[i]
+		switch bad % 7 {
+		case 0:
+			j.Record += 10_000_000 // not there
+		case 1:
+			j.Action = "Approve" // from another status
+		case 2:
+			j.Action = "承認" // no such action
+		case 3:
+			j.Revision = 7 // the record is at 1
+		case 4:
+			j.Action, j.Assignee = "Review", "nobody" // no such user
+		case 5:
+			j.Action = "Review" // without an assignee
+		case 6:
+			j.Assignee = "sato" // where none may be named
+		}
+		bad++
+	}
+	return bad
+}
+
+// A backlog of 100,000 jobs must take at most so many requests per 100 jobs. Unless STATUSQ_MEASURE is set, a fifth of
+// it has to do: the three or four requests that a lane begins with then weigh five times as much.
+func TestRequestsPerHundredJobsOfABacklog(t *testing.T) {
+	n, slack := 20_000, 0.05
+	if os.Getenv("STATUSQ_MEASURE") != "" {
+		n, slack = 100_000, 0
+	}
+	for _, tt := range []struct {
+		name  string
+		every int // so many jobs, one bad one
+		most  float64
+	}{
+		{"none bad", 0, 1.21},
+		{"1 % bad", 100, 1.25},
+		{"10 % bad", 10, 1.25},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			app := asking()
+			app.Records = n
+			inWorldOf(t, app, func(w *world) {
+				js, bad := jobs(n, "Start"), 0
+				if tt.every > 0 {
+					bad = spoil(js, tt.every)
+				}
+				w.publish(js...)
+				wk := w.start("one")
+				w.drained(n, time.Hour)
+				w.end(wk)
+				got := w.results()
+				if c := count(got); c[queue.Applied] != n-bad || c[queue.Dead] != bad {
+					w.t.Errorf("outcomes %v, want %d applied and %d dead", c, n-bad, bad)
+				}
+				total := w.sim.Requests().Total
+				per := 100 * float64(total) / float64(n)
+				w.t.Logf("%d jobs, %d bad: %d requests, %.3f per 100 jobs; %v", n, bad, total, per, w.sim.Requests().Kinds)
+				if per > tt.most+slack {
+					w.t.Errorf("%.3f requests per 100 jobs, want at most %.2f", per, tt.most+slack)
+				}
+			})
+		})
+	}
+}
+
+// drained waits until n jobs have ended by the owner's own count; cheaper than reading all results again and again.
+func (w *world) drained(n int, d time.Duration) {
+	w.t.Helper()
+	deadline := time.Now().Add(d)
+	for {
+		w.mu.Lock()
+		ended := 0
+		for _, e := range w.events {
+			if e.Kind == EventSettled {
+				ended += e.Applied + e.Already + e.Dead + e.Unknown
+			}
+		}
+		w.mu.Unlock()
+		if ended >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("%d of %d jobs ended within %v; %s", ended, n, d, w.whereabouts())
+		}
+		time.Sleep(time.Second)
+	}
+}
