@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -63,9 +64,10 @@ func TestAJobBehindAParkedOneKeepsItsOwnTime(t *testing.T) {
 func TestJobsWithoutAnIdAreToldApartByTheirPlace(t *testing.T) {
 	inWorld(t, 10, func(w *world) {
 		w.sim.Put(testApp, 4, func(r *simulator.RecordState) { r.Assignees = []string{"sato"} })
-		hang := true
+		var hang atomic.Bool
+		hang.Store(true)
 		w.strike(func(r simulator.Request) simulator.Fault {
-			if r.Method == "PUT" && hang {
+			if r.Method == "PUT" && hang.Load() {
 				return simulator.Fault{Kind: simulator.Hang}
 			}
 			return simulator.Fault{}
@@ -78,7 +80,7 @@ func TestJobsWithoutAnIdAreToldApartByTheirPlace(t *testing.T) {
 		wk := w.start("one")
 		time.Sleep(5 * time.Second)
 		w.crash(wk) // with a request in a slot
-		hang = false
+		hang.Store(false)
 		time.Sleep(20 * time.Second)
 		wk = w.start("two")
 		got := w.settle(5, time.Hour)
@@ -134,9 +136,10 @@ func TestARecordDeletedOrEditedWhileItsLoneJobIsOnTheWay(t *testing.T) {
 
 func TestAPoisonThatBringsKintoneDownDoesNotHoldUpTheOthers(t *testing.T) {
 	inWorld(t, 1000, func(w *world) {
-		poison := true
+		var poison atomic.Bool
+		poison.Store(true)
 		w.strike(func(r simulator.Request) simulator.Fault {
-			if r.Method != "PUT" || !poison {
+			if r.Method != "PUT" || !poison.Load() {
 				return simulator.Fault{}
 			}
 			if slices.Contains(r.Records, 500) {
@@ -151,7 +154,7 @@ func TestAPoisonThatBringsKintoneDownDoesNotHoldUpTheOthers(t *testing.T) {
 		if c := count(got); c[queue.Applied] != 999 {
 			w.t.Errorf("outcomes %v, want the other 999 applied", c)
 		}
-		poison = false
+		poison.Store(false)
 		got = w.settle(1000, time.Hour)
 		w.end(wk)
 		w.reconcile(got, js)

@@ -82,7 +82,7 @@ const discover = time.Second
 // after a stop that finished, and otherwise why it could not go on. Losing the lease is not an error: it stands by
 // again.
 func (o *Owner) Run(stop, work context.Context) error {
-	for {
+	for n := 1; ; n++ {
 		o.tell(Event{Kind: EventStandby})
 		lease, err := o.cfg.Queue.Acquire(stop, o.cfg.Site, o.cfg.Name)
 		if err != nil {
@@ -91,7 +91,11 @@ func (o *Owner) Run(stop, work context.Context) error {
 			}
 			return fmt.Errorf("site %s: acquire the lease: %w", o.cfg.Site, err)
 		}
+		began := time.Now()
 		err = o.serve(stop, work, lease)
+		if time.Since(began) > time.Minute {
+			n = 1
+		}
 		o.mu.Lock()
 		o.epoch = 0
 		o.lanes = make(map[int64]*lane)
@@ -109,7 +113,7 @@ func (o *Owner) Run(stop, work context.Context) error {
 			return context.Cause(work)
 		}
 		o.tell(Event{Kind: EventDeposed, Detail: errors.Join(err, released).Error()})
-		if err := sleep(stop, time.Second); err != nil {
+		if err := sleep(stop, backOff(n, 30*time.Second, 0)); err != nil {
 			return nil
 		}
 	}

@@ -71,6 +71,15 @@ func (l *lane) investigate(f *flight) {
 				if q.evidence.second, err = read(); err != nil {
 					return err
 				}
+				if q.evidence.graph != nil {
+					// The settings have to be the same after the last read as well.
+					if q.process, err = l.client.Process(l.work, l.app); err != nil {
+						return err
+					}
+					if q.process.Revision != settings {
+						q.evidence.graph = nil
+					}
+				}
 				if q.decision = resolve(p.members, q.evidence); q.decision == readAgain {
 					q.decision = undecided // they move while we look
 				}
@@ -154,7 +163,8 @@ func (l *lane) understood(f *flight, q *inquiry, err error) error {
 				evidence: &queue.Evidence{Request: f.id, Pin: m.Pin, Revision: s.revision, Status: s.status, Modifier: s.modifier, UnclearAt: p.doubt},
 			})
 		}
-		f.parts, f.dead = f.parts[1:], true
+		// A record that is gone may only be hidden: it kills no pin.
+		f.parts, f.dead = f.parts[1:], f.dead || anyMoved(p.members, q.evidence.first)
 		return l.finish(f, verdicts, nil, nil)
 	}
 
