@@ -79,3 +79,16 @@ func (c ClientFile) Write(dir string) error {
 func (c ClientFile) Config() Config {
 	return Config{URL: c.URL, User: c.User, Password: c.Password}
 }
+
+// DefaultStoreDir is where a worker keeps the data of its embedded server unless told otherwise, and where enqueue looks
+// for the client file: statusq in $XDG_STATE_HOME, or in ~/.local/state.
+func DefaultStoreDir() string {
+	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "statusq")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "statusq-data"
+	}
+	return filepath.Join(home, ".local", "state", "statusq")
+}

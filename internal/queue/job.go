@@ -39,7 +39,7 @@ var ErrNewerVersion = errors.New("job of a newer version: worker too old")
 // [DecodeJob] and [Job.Encode] are the strict ways in and out. As part of a ledger entry a job is marshalled without
 // being judged again, because the ledger also holds what was refused.
 type Job struct {
-	ID        string // the publisher's; "" until the stream has numbered it
+	ID        string // the publisher's; "" until the stream has numbered it, then s and that number
 	Site      string
 	App       int64
 	Record    int64  // 0 with a Key
@@ -511,6 +511,8 @@ func explain(problems []Problem, e *jsonschema.ValidationError) []Problem {
 		return say("must be " + describeTypes(k.Want))
 	case *kind.Enum:
 		return say("must be " + MatchOne + " or " + MatchAll)
+	case *kind.Not: // of the names that jobs without an id get
+		return say("must not be s and a number: jobs without an id are called like that")
 	case *kind.Const:
 		return say(fmt.Sprintf("must be %v", k.Want))
 	case *kind.Minimum:

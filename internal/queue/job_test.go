@@ -66,6 +66,9 @@ func TestDecodeJobAccepts(t *testing.T) {
 		"an action of 64 characters":    {`{"record":1,"action":"` + strings.Repeat("あ", 64) + `"}`, with(func(j *Job) { j.Action = strings.Repeat("あ", 64) })},
 		"a job id of 128 characters":    {`{"job":"` + strings.Repeat("あ", 128) + `","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = strings.Repeat("あ", 128) })},
 		"a job id with a space within":  {`{"job":"a b","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = "a b" })},
+		"a job id that is only an s":    {`{"job":"s","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = "s" })},
+		"a job id like a sequence's":    {`{"job":"s12-1","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = "s12-1" })},
+		"another one":                   {`{"job":"S12","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = "S12" })},
 		"a job id of one character":     {`{"job":"*","record":1,"action":"承認"}`, with(func(j *Job) { j.ID = "*" })},
 		"escapes in text":               {`{"record":1,"action":"\u627f\u8a8d","ref":"\ud83d\ude00"}`, with(func(j *Job) { j.Ref = "😀" })},
 		"a time with an offset":         {`{"record":1,"action":"承認","notBefore":"2026-12-01T09:00:00.5+09:00"}`, with(func(j *Job) { j.NotBefore = time.Date(2026, 12, 1, 0, 0, 0, 5e8, time.UTC) })},
@@ -152,6 +155,10 @@ func TestDecodeJobRefuses(t *testing.T) {
 		"an empty action":                {`{"record":1,"action":""}`, []string{`/action: must not be empty`}},
 		"an action of 65 characters":     {`{"record":1,"action":"` + strings.Repeat("あ", 65) + `"}`, []string{`/action: has 65 characters, at most 64 are taken`}},
 		"an action that is no text":      {`{"record":1,"action":7}`, []string{`/action: must be a string`}},
+		"a job id of the stream's":       {job(`"job":"s12"`), []string{`/job: must not be s and a number: jobs without an id are called like that`}},
+		"the same with leading zeros":    {job(`"job":"s007"`), []string{`/job: must not be s and a number: jobs without an id are called like that`}},
+		"the same by an escape":          {job(`"job":"\u007312"`), []string{`/job: must not be s and a number: jobs without an id are called like that`}},
+		"a job id that is a number":      {job(`"job":12`), []string{`/job: must be a string`}},
 		"an empty job id":                {job(`"job":""`), []string{`/job: must be printable characters with no space at either end`, `/job: must not be empty`}},
 		"a job id of 129 characters":     {job(`"job":"` + strings.Repeat("x", 129) + `"`), []string{`/job: has 129 characters, at most 128 are taken`}},
 		"a job id with a line break":     {job(`"job":"a\nb"`), []string{`/job: must be printable characters with no space at either end`}},
@@ -216,15 +223,16 @@ func TestEncodeRefusesWhatDecodeWould(t *testing.T) {
 		change func(*Job)
 		want   []string
 	}{
-		"no site":              {func(j *Job) { j.Site = "" }, []string{"/site: missing"}},
-		"no app":               {func(j *Job) { j.App = 0 }, []string{"/app: missing"}},
-		"a revision forgotten": {func(j *Job) { j.Revision = 0 }, []string{"/revision: must be at least 1, or -1 for any"}},
-		"text that is no text": {func(j *Job) { j.ID = "a\xffb" }, []string{"/job: contains U+FFFD, the mark of broken text"}},
-		"a site that is none":  {func(j *Job) { j.Site = "a.b" }, []string{"/site: must be 1 to 32 of a to z, 0 to 9 and -"}},
-		"record and key":       {func(j *Job) { j.Key = &Key{"f", "v"} }, []string{"has both record and key"}},
-		"neither of them":      {func(j *Job) { j.Record = 0 }, []string{"record or key is missing"}},
-		"a year too far":       {func(j *Job) { j.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, []string{"/expires: must be a time as in 2026-12-01T09:00:00+09:00"}},
-		"expiry first":         {func(j *Job) { j.NotBefore, j.Expires = time.Unix(2, 0), time.Unix(1, 0) }, []string{"/expires: must be later than notBefore"}},
+		"no site":               {func(j *Job) { j.Site = "" }, []string{"/site: missing"}},
+		"no app":                {func(j *Job) { j.App = 0 }, []string{"/app: missing"}},
+		"a revision forgotten":  {func(j *Job) { j.Revision = 0 }, []string{"/revision: must be at least 1, or -1 for any"}},
+		"text that is no text":  {func(j *Job) { j.ID = "a\xffb" }, []string{"/job: contains U+FFFD, the mark of broken text"}},
+		"an id of the stream's": {func(j *Job) { j.ID = "s12" }, []string{"/job: must not be s and a number: jobs without an id are called like that"}},
+		"a site that is none":   {func(j *Job) { j.Site = "a.b" }, []string{"/site: must be 1 to 32 of a to z, 0 to 9 and -"}},
+		"record and key":        {func(j *Job) { j.Key = &Key{"f", "v"} }, []string{"has both record and key"}},
+		"neither of them":       {func(j *Job) { j.Record = 0 }, []string{"record or key is missing"}},
+		"a year too far":        {func(j *Job) { j.Expires = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) }, []string{"/expires: must be a time as in 2026-12-01T09:00:00+09:00"}},
+		"expiry first":          {func(j *Job) { j.NotBefore, j.Expires = time.Unix(2, 0), time.Unix(1, 0) }, []string{"/expires: must be later than notBefore"}},
 	}
 	if _, err := good.Encode(); err != nil {
 		t.Fatal(err)

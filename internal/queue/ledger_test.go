@@ -78,6 +78,39 @@ func names(parked []queue.Parked) string {
 	return strings.Join(all, " ")
 }
 
+// No publisher may call a job s and a number, and the ledger is full of jobs that are called so: those that came without
+// an id.
+func TestLedgerKeepsJobsThatTheStreamHasNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := start(t)
+		l, _ := open(t, q, 7)
+		waits, dead := job(5, "s12", 1), job(5, "s13", 2)
+		set := &queue.Settlement{
+			Results: []queue.Result{{Seq: 13, Job: "s13", Record: 2, Outcome: queue.Dead}},
+			Park:    []*queue.Parked{{Job: waits, Seq: 12}},
+			Dead:    []*queue.DeadLetter{{Job: dead, Seq: 13, Outcome: queue.Dead}},
+		}
+		if err := l.Write(t.Context(), 0, queue.Slot{}, set); err != nil {
+			t.Fatal(err)
+		}
+		letters := drain(t, q.Dead(t.Context(), queue.DeadFilter{Job: "s13"}))
+		if len(letters) != 1 || letters[0].Job != dead {
+			t.Fatalf("dead letters of s13 are %+v", letters)
+		}
+		if err := q.RetryDead(t.Context(), letters[0], "sato", ""); err != nil {
+			t.Fatal(err)
+		}
+		second, _ := open(t, q, 8)
+		state := load(t, second)
+		if got := names(state.parked); got != "s12 s13" || state.parked[0].Job != waits || state.parked[1].Job != dead {
+			t.Errorf("parked are %+v, want %+v and %+v", state.parked, waits, dead)
+		}
+		if s, err := q.FindJob(t.Context(), "main", 5, "s12"); err != nil || s.Parked == nil {
+			t.Errorf("s12 is found as %+v (error %v)", s, err)
+		}
+	})
+}
+
 func TestLedgerGivesTheNextOwnerWhatWasWritten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := start(t)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"regexp"
 	"slices"
 )
 
@@ -155,13 +156,16 @@ func (q *Queue) findJob(ctx context.Context, site string, app int64, job string)
 	return state, nil
 }
 
+// unnamed is what jobs without an id are called; a publisher may not call one so.
+var unnamed = regexp.MustCompile(`^s[0-9]+$`)
+
 // nameInLog is what a job in the log is called. It asks less than DecodeJob does: a job that will be refused has a name
 // as well.
 func nameInLog(m stored) string {
 	var form struct {
 		Job string `json:"job"`
 	}
-	if err := json.Unmarshal(m.Data, &form); err == nil && form.Job != "" {
+	if err := json.Unmarshal(m.Data, &form); err == nil && form.Job != "" && !unnamed.MatchString(form.Job) {
 		return form.Job
 	}
 	return fmt.Sprintf("s%d", m.Seq)

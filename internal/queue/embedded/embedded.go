@@ -41,6 +41,10 @@ const readyTimeout = 10 * time.Second
 // ErrLocked says that another server uses the directory.
 var ErrLocked = errors.New("directory in use by another server")
 
+// ErrConfig says that no server can run as the [Config] asks: without a directory, with a listen address that is none or
+// is not loopback, or with a sync that does not exist.
+var ErrConfig = errors.New("wrong configuration")
+
 // Config says where and how a server runs.
 type Config struct {
 	Dir      string                   // required; created (mode 0700) if absent
@@ -60,12 +64,13 @@ type Server struct {
 	closed  chan struct{} // closed when everything is
 }
 
-// Start locks the directory, starts a server on it and returns when the server takes connections. A directory that
-// another server uses gives an error that is [ErrLocked].
+// Start locks the directory, starts a server on it and returns when the server takes connections. Only then is the client
+// file written: a start that fails leaves the one of the last server, or none. A directory that another server uses gives
+// an error that is [ErrLocked], a cfg that cannot be gives one that is [ErrConfig].
 func Start(cfg Config) (_ *Server, err error) {
 	opts, err := options(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("embedded queue: %w", err)
+		return nil, fmt.Errorf("embedded queue: %w: %w", ErrConfig, err)
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("embedded queue: %w", err)
@@ -203,14 +208,13 @@ func options(cfg Config) (*server.Options, error) {
 	return opts, nil
 }
 
-// credential reads the directory's credential, or makes one.
+// credential reads the directory's credential, or makes one, which Start writes down once the server runs.
 func credential(dir string) (queue.ClientFile, error) {
 	c, err := queue.ReadClientFile(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return c, err
 	}
-	c = queue.ClientFile{User: "statusq", Password: kintone.Secret(rand.Text() + rand.Text())}
-	return c, c.Write(dir)
+	return queue.ClientFile{User: "statusq", Password: kintone.Secret(rand.Text() + rand.Text())}, nil
 }
 
 // free tries the address before the server does, whose own complaint would come as a log line.

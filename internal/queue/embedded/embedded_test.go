@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -188,21 +189,22 @@ func TestStartRefuses(t *testing.T) {
 	}
 
 	for name, tt := range map[string]struct {
-		cfg  embedded.Config
-		want string
+		cfg   embedded.Config
+		want  string
+		usage bool // a mistake in the configuration
 	}{
-		"no directory":           {embedded.Config{}, "no directory"},
-		"a file as directory":    {embedded.Config{Dir: file}, "not a directory"},
-		"a broken client file":   {embedded.Config{Dir: broken}, "not readable as JSON"},
-		"every address":          {embedded.Config{Dir: t.TempDir(), Listen: ":4222"}, "not loopback"},
-		"every IPv4 address":     {embedded.Config{Dir: t.TempDir(), Listen: "0.0.0.0:4222"}, "not loopback"},
-		"every IPv6 address":     {embedded.Config{Dir: t.TempDir(), Listen: "[::]:4222"}, "not loopback"},
-		"an address of a net":    {embedded.Config{Dir: t.TempDir(), Listen: "192.168.1.2:4222"}, "not loopback"},
-		"a name":                 {embedded.Config{Dir: t.TempDir(), Listen: "nats.example.com:4222"}, "not loopback"},
-		"an address alone":       {embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "missing port"},
-		"a port that is none":    {embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:http"}, "port must be a number"},
-		"a port that is taken":   {embedded.Config{Dir: t.TempDir(), Listen: taken.Addr().String()}, taken.Addr().String() + " is taken"},
-		"a sync that is unknown": {embedded.Config{Dir: t.TempDir(), Sync: "sometimes"}, `sync "sometimes"`},
+		"no directory":           {embedded.Config{}, "no directory", true},
+		"a file as directory":    {embedded.Config{Dir: file}, "not a directory", false},
+		"a broken client file":   {embedded.Config{Dir: broken}, "not readable as JSON", false},
+		"every address":          {embedded.Config{Dir: t.TempDir(), Listen: ":4222"}, "not loopback", true},
+		"every IPv4 address":     {embedded.Config{Dir: t.TempDir(), Listen: "0.0.0.0:4222"}, "not loopback", true},
+		"every IPv6 address":     {embedded.Config{Dir: t.TempDir(), Listen: "[::]:4222"}, "not loopback", true},
+		"an address of a net":    {embedded.Config{Dir: t.TempDir(), Listen: "192.168.1.2:4222"}, "not loopback", true},
+		"a name":                 {embedded.Config{Dir: t.TempDir(), Listen: "nats.example.com:4222"}, "not loopback", true},
+		"an address alone":       {embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "missing port", true},
+		"a port that is none":    {embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:http"}, "port must be a number", true},
+		"a port that is taken":   {embedded.Config{Dir: t.TempDir(), Listen: taken.Addr().String()}, taken.Addr().String() + " is taken", false},
+		"a sync that is unknown": {embedded.Config{Dir: t.TempDir(), Sync: "sometimes"}, `sync "sometimes"`, true},
 	} {
 		s, err := embedded.Start(tt.cfg)
 		if err == nil {
@@ -213,12 +215,52 @@ func TestStartRefuses(t *testing.T) {
 		if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: the error is %q, want it to say %q", name, err, tt.want)
 		}
+		if !strings.HasPrefix(err.Error(), "embedded queue: ") || strings.Count(err.Error(), "embedded queue") > 1 {
+			t.Errorf("%s: the error is %q, want it to begin with embedded queue, once", name, err)
+		}
+		if errors.Is(err, embedded.ErrConfig) != tt.usage {
+			t.Errorf("%s: the error %v is ErrConfig: %t, want %t", name, err, !tt.usage, tt.usage)
+		}
 		if name == "a port that is taken" {
 			if !errors.Is(err, syscall.EADDRINUSE) {
 				t.Errorf("%s: the error %v is not EADDRINUSE", name, err)
 			}
 			start(t, embedded.Config{Dir: tt.cfg.Dir}) // a refused start keeps no lock
 		}
+	}
+}
+
+// The client file is for servers that run. One that could not listen must not tell clients that this directory takes no
+// connections, nor forget the credential of the last that could.
+func TestClientFileIsWrittenOnceTheServerListens(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := t.TempDir()
+	refused := func() {
+		t.Helper()
+		if s, err := embedded.Start(embedded.Config{Dir: dir, Listen: taken.Addr().String()}); err == nil {
+			s.Close()
+			t.Fatal("a server started on a port that is taken")
+		}
+	}
+
+	refused()
+	if c, err := queue.ReadClientFile(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after a first start that failed there is a client file with the URL %q (error %v), want none", c.URL, err)
+	}
+	s := start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+	want, err := queue.ReadClientFile(dir)
+	if err != nil || want.URL == "" || want.URL != s.URL() {
+		t.Errorf("the client file has the URL %q (error %v), want %q", want.URL, err, s.URL())
+	}
+	s.Close()
+	refused()
+	if got, err := queue.ReadClientFile(dir); err != nil || got != want {
+		t.Errorf("after another start that failed the client file has the URL %q, and the same credential: %t (error %v)",
+			got.URL, got.Password == want.Password, err)
 	}
 }
 
