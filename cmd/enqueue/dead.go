@@ -148,7 +148,7 @@ func (g grid) addLetter(d queue.DeadLetter) {
 	if d.Job.Record > 0 {
 		record = strconv.FormatInt(d.Job.Record, 10)
 	}
-	g.add(d.App, record, d.Job.ID, orDash(d.Job.Action), orDash(d.Reason), orDash(d.Code), len(d.Attempts), local(d.Died))
+	g.add(d.App, record, d.Job.ID, orDash(d.Job.Action), orDash(d.Reason), orDash(d.Code), tries(d.Attempts), local(d.Died))
 }
 
 type deadShowCmd struct {

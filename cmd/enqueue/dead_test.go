@@ -76,6 +76,26 @@ func TestDeadShow(t *testing.T) {
 	enqueue(t, "dead", "show", "s77").want(t, exitDone, []string{"as it came", `{"recrd": 1,`, "!\x1b"}, nil)
 }
 
+// A job that died, was put back to work and died again had two attempts, with a mark between them.
+func TestAttemptsAreCountedWithoutTheMarksOfRetries(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	died := time.Date(2026, 12, 1, 1, 2, 3, 0, time.UTC)
+	p.settle(t, 5, queue.Settlement{Dead: []*queue.DeadLetter{{V: 1, Site: "main", App: 5, Seq: 41, Outcome: queue.Dead, Reason: "not_assignee",
+		Job: queue.Job{ID: "a", Site: "main", App: 5, Record: 1001, Action: "承認", Revision: -1}, Died: died, Attempts: []queue.Attempt{
+			{At: died, Reason: "not_assignee", Code: "GAIA_NT01"},
+			{At: died.Add(time.Minute), Reason: queue.ReasonRetried, Message: "suzuki: 作業者を直した"},
+			{At: died.Add(2 * time.Minute), Reason: "not_assignee", Code: "GAIA_NT01"},
+		}}}})
+	enqueue(t, "dead", "ls").want(t, exitDone, []string{"not_assignee  -            2  " + local(died)}, nil)
+	for _, show := range [][]string{{"dead", "show", "a"}, {"job", "a"}} {
+		enqueue(t, show...).want(t, exitDone, []string{
+			"      2  " + local(died.Add(2*time.Minute)) + "  not_assignee  GAIA_NT01",
+			"      -  " + local(died.Add(time.Minute)) + "  retried       -          suzuki: 作業者を直した",
+			"      1  " + local(died) + "  not_assignee  GAIA_NT01",
+		}, nil)
+	}
+}
+
 func TestDeadRetryAndDiscardNeedAnAnswer(t *testing.T) {
 	p := graveyard(t)
 	enqueueWith(t, t.Context(), "y\n", "dead", "discard", "--all").want(t, exitUsage, nil, []string{"--yes"})
@@ -181,6 +201,24 @@ func TestLanes(t *testing.T) {
 	lines := enqueue(t, "lanes", "--json").lines(t)
 	if len(lines) != 3 || lines[0]["type"] != "site" || lines[1]["type"] != "lane" || lines[1]["app"] != "5" || lines[1]["why"] != "token_invalid" || lines[1]["backlog"] != 123.0 {
 		t.Errorf("lanes --json printed %v", lines)
+	}
+}
+
+func TestLanesOfAHaltedSite(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) {
+		return []byte(`{"v":1,"site":"main","owner":"w1","epoch":7,"gate":{"breaker":"closed","halted":"login_refused","why":"CB_WA01: wrong password","concurrency":4}}`), nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	enqueue(t, "lanes").want(t, exitDone, []string{"breaker halted", "no app has jobs\n\nthe site stands still: kintone refuses the login [CB_WA01: wrong password]\n",
+		"  → correct the login name and password"}, nil)
+	enqueue(t, "lanes", "--lang", "ja").want(t, exitDone, []string{"kintoneへのログインが拒否されました [CB_WA01: wrong password]", "  → ログイン名とパスワードを直してください"}, nil)
+	line := enqueue(t, "lanes", "--json").lines(t)[0]
+	if g := line["gate"].(map[string]any); g["halted"] != "login_refused" || g["why"] != "CB_WA01: wrong password" {
+		t.Errorf("lanes --json printed %v", line)
 	}
 }
 

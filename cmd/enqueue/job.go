@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"statusq/internal/queue"
@@ -177,7 +178,18 @@ func stateText(v jobView, s queue.JobState) string {
 	return text
 }
 
-// showAttempts lists tries that did not end a job, the newest first.
+// tries counts the attempts in a job's history, which also has a mark wherever an operator put the job back to work.
+func tries(history []queue.Attempt) int {
+	n := 0
+	for _, a := range history {
+		if a.Reason != queue.ReasonRetried {
+			n++
+		}
+	}
+	return n
+}
+
+// showAttempts lists tries that did not end a job and the marks between them, the newest first. Only tries are numbered.
 func (e *env) showAttempts(attempts []queue.Attempt) error {
 	if len(attempts) == 0 {
 		return nil
@@ -185,7 +197,11 @@ func (e *env) showAttempts(attempts []queue.Attempt) error {
 	g := newGrid("ATTEMPT>", "WHEN", "REASON", "CODE", "MESSAGE")
 	for i := len(attempts) - 1; i >= 0; i-- {
 		a := attempts[i]
-		g.add(i+1, local(a.At), orDash(a.Reason), orDash(a.Code), orDash(a.Message))
+		n := "-"
+		if a.Reason != queue.ReasonRetried {
+			n = strconv.Itoa(tries(attempts[:i+1]))
+		}
+		g.add(n, local(a.At), orDash(a.Reason), orDash(a.Code), orDash(a.Message))
 	}
 	if err := e.print("\n"); err != nil {
 		return err

@@ -26,18 +26,18 @@ type lanesAnswer struct {
 // gate is what all requests of a site pass.
 type gate struct {
 	Breaker     string `json:"breaker"` // closed, open or half-open
-	Why         string `json:"why"`
-	Until       string `json:"until"` // of the next probe
+	Why         string `json:"why"`     // what was seen: of the breaker, or of the halt
+	Until       string `json:"until"`   // of the next probe
 	Concurrency int    `json:"concurrency"`
 	InUse       int    `json:"inUse"`
-	Halted      string `json:"halted"` // why, if the site stands still until somebody does something
+	Halted      string `json:"halted"` // reason code, if the site stands still until somebody does something
 }
 
 // lane is one app.
 type lane struct {
 	App           int64  `json:"app"`
 	Name          string `json:"name"`
-	State         string `json:"state"` // running, halted, unserved or stopped
+	State         string `json:"state"` // starting, running, halted, unserved, stopping or stopped
 	Why           string `json:"why"`   // reason code
 	Detail        string `json:"detail"`
 	Since         string `json:"since"` // of the state
@@ -69,33 +69,64 @@ func ask(ctx context.Context, q *queue.Queue, site string) (lanesAnswer, error) 
 	return a, nil
 }
 
+// hold is one thing that keeps lanes from working, and what can be done about it.
+type hold struct{ what, todo string }
+
+// String is the hold on one line.
+func (h hold) String() string {
+	if h.todo == "" {
+		return h.what
+	}
+	return h.what + " → " + h.todo
+}
+
 // holds says what keeps the lanes of apps from working, or all lanes with none given. It is empty when nothing does.
-func (a lanesAnswer) holds(apps []int64, lang string) []string {
-	var held []string
+func (a lanesAnswer) holds(apps []int64, lang string) []hold {
+	var held []hold
 	g := a.Gate
 	switch {
 	case g.Halted != "":
-		held = append(held, because("the site stands still", g.Halted, "", lang))
+		held = append(held, because("the site stands still", g.Halted, g.Why, lang))
 	case g.Breaker == "open" || g.Breaker == "half-open":
-		text := because("kintone does not answer as it should (breaker "+g.Breaker+")", g.Why, "", lang)
+		h := because("kintone does not answer as it should (breaker "+g.Breaker+")", g.Why, "", lang)
 		if at, err := time.Parse(time.RFC3339, g.Until); err == nil && time.Until(at) > 0 {
-			text += ", next probe at " + at.Local().Format("15:04:05")
+			h.what += ", next probe at " + at.Local().Format("15:04:05")
 		}
-		held = append(held, text)
+		held = append(held, h)
 	}
 	for _, l := range a.Lanes {
-		if len(apps) > 0 && !slices.Contains(apps, l.App) {
+		if !among(apps, l.App) {
 			continue
 		}
 		switch {
+		case l.State == "starting", l.State == "stopping": // on the way to something else, in a moment
 		case l.State != "running":
 			held = append(held, because(l.title()+" is "+l.State, l.Why, l.Detail, lang))
 		case l.spent():
-			held = append(held, fmt.Sprintf("%s has used its %d requests of today (kintone's day begins at 09:00 Japan time)", l.title(), l.Budget))
+			held = append(held, hold{what: fmt.Sprintf("%s has used its %d requests of today (kintone's day begins at 09:00 Japan time)", l.title(), l.Budget)})
 		}
 	}
 	return held
 }
+
+// parked says how many jobs wait for another attempt in the lanes of apps, or in all with none given. It is empty when
+// none does.
+func (a lanesAnswer) parked(apps []int64) string {
+	var lanes []string
+	for _, l := range a.Lanes {
+		if l.Parked > 0 && among(apps, l.App) {
+			lanes = append(lanes, fmt.Sprintf("%s of %s", count(l.Parked, "job"), l.title()))
+		}
+	}
+	if len(lanes) == 0 {
+		return ""
+	}
+	return "parked: " + few(lanes) + "; such jobs wait for another attempt, for a reason that may pass (as record_not_found may), " +
+		"or for the time that they name; most end within minutes"
+}
+
+// among reports whether an app is one of apps, which mean all if there are none.
+func among(apps []int64, app int64) bool { return len(apps) == 0 || slices.Contains(apps, app) }
 
 func (l lane) title() string {
 	if l.Name == "" {
@@ -106,19 +137,18 @@ func (l lane) title() string {
 
 func (l lane) spent() bool { return l.Budget > 0 && l.RequestsToday >= l.Budget }
 
-// because adds to a fact what a reason code means.
-func because(fact, code, detail, lang string) string {
+// because adds to a fact what its reason code means and what else was said of it.
+func because(fact, code, detail, lang string) hold {
+	h := hold{what: fact}
 	if code != "" {
-		what, todo := campaign.ReasonText(code, lang)
-		fact += ": " + what
-		if todo != "" {
-			fact += "; " + todo
-		}
+		var what string
+		what, h.todo = campaign.ReasonText(code, lang)
+		h.what += ": " + what
 	}
 	if detail != "" {
-		fact += " [" + detail + "]"
+		h.what += " [" + detail + "]"
 	}
-	return fact
+	return h
 }
 
 type lanesCmd struct{}
@@ -147,6 +177,26 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	if err := a.table(e); err != nil {
+		return err
+	}
+	for i, h := range a.holds(nil, e.Lang) {
+		text := printable(h.what) + "\n"
+		if i == 0 {
+			text = "\n" + text
+		}
+		if h.todo != "" {
+			text += "  → " + h.todo + "\n"
+		}
+		if err := e.print("%s", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// table writes the lanes, one per row.
+func (a lanesAnswer) table(e *env) error {
 	if len(a.Lanes) == 0 {
 		return e.print("no app has jobs\n")
 	}
@@ -162,19 +212,7 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 		}
 		t.add(l.App, orDash(l.Name), state, l.Backlog, l.Ready, l.InFlight, l.Parked, l.Applied, l.Dead, requests)
 	}
-	if err := e.write(t, ""); err != nil {
-		return err
-	}
-	held := a.holds(nil, e.Lang)
-	for i, text := range held {
-		if i == 0 {
-			text = "\n" + printable(text)
-		}
-		if err := e.print("%s\n", text); err != nil {
-			return err
-		}
-	}
-	return nil
+	return e.write(t, "")
 }
 
 // emit writes the site and each lane as a line of its own.

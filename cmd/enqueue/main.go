@@ -24,7 +24,6 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -127,7 +126,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		kong.Exit(func(code int) { panic(ended{code}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 		kong.ExplicitGroups([]kong.Group{{Key: "common", Title: "Flags of all commands:"}}),
-		kong.Vars{"store": storeDir(), "lang": language(), "user": userName()},
+		kong.Vars{"store": queue.DefaultStoreDir(), "lang": language(), "user": userName()},
 	)
 	if err != nil {
 		fmt.Fprintf(stderr, "enqueue: %v\n", err)
@@ -201,6 +200,9 @@ func (e *env) connect(ctx context.Context) (*queue.Queue, error) {
 func (e *env) config() (queue.Config, error) {
 	if e.NATSURL != "" {
 		for u := range strings.SplitSeq(e.NATSURL, ",") {
+			if !strings.Contains(u, "://") {
+				u = "nats://" + strings.TrimSpace(u) // as the client reads it
+			}
 			// A URL may hold a password, and the error of a URL holds the URL.
 			if _, err := url.Parse(strings.TrimSpace(u)); err != nil {
 				return queue.Config{}, usage("--nats-url is not a URL")
@@ -218,18 +220,6 @@ func (e *env) config() (queue.Config, error) {
 		return queue.Config{}, &exit{exitNoQueue, fmt.Errorf("the queue in %s takes no connections from outside its process", e.StoreDir)}
 	}
 	return f.Config(), nil
-}
-
-// storeDir is where the worker keeps its data unless told otherwise.
-func storeDir() string {
-	if dir := os.Getenv("XDG_STATE_HOME"); dir != "" {
-		return filepath.Join(dir, "statusq")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(".", "statusq")
-	}
-	return filepath.Join(home, ".local", "state", "statusq")
 }
 
 // language is what the environment asks for, in the order in which programs look.

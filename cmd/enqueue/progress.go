@@ -76,6 +76,16 @@ func (p *progress) ended(t *campaign.Tally, now time.Time) {
 	p.e.say("%s %d of %s%s", p.verb, t.Ended(), count(t.Total(), "job"), text)
 }
 
+// waiting says what the jobs wait for, or that it has passed.
+func (p *progress) waiting(why []string) {
+	if len(why) == 0 {
+		p.say("nothing holds the jobs up any more")
+	}
+	for _, line := range why {
+		p.say("waiting: %s", line)
+	}
+}
+
 // say writes a line that stays, above the bar if there is one.
 func (p *progress) say(format string, args ...any) {
 	if p.bar != nil {

@@ -67,6 +67,8 @@ func (c *sendCmd) check() error {
 	switch {
 	case c.KeyField != "" || c.KeyValue != "":
 		return usage("keys are not supported by this version; give record ids")
+	case c.Timeout < 0:
+		return usage("--timeout: must not be negative")
 	case c.Timeout != 0 && !c.Wait:
 		return usage("--timeout goes with --wait")
 	case c.DryRun && c.Wait:

@@ -245,9 +245,44 @@ func TestWaitTimesOut(t *testing.T) {
 	}
 	defer stop()
 	enqueue(t, args...).want(t, exitHeld, []string{"0 of 1 job ended"},
-		[]string{"waiting: app 5 (受注) is halted: kintone does not accept the API token", "[GAIA_IA02]", "!app 6"})
+		[]string{"waiting: app 5 (受注) is halted: kintone does not accept the API token", "[GAIA_IA02] → check", "!app 6", "!parked"})
 	args[2] = "6" // whose lane runs, whatever app 5 is in
 	enqueue(t, args...).want(t, exitTimeout, nil, []string{"!halted"})
+}
+
+// What is parked when all else has ended must not look like a program that hangs. That the lane moves is no reason to say
+// it at every answer.
+func TestWaitSaysThatTheLastJobsAreParked(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "running")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	const said = "parked: 3 jobs of app 5 (受注); such jobs wait for another attempt"
+	args := []string{"send", "--app", "5", "--record", "9", "--action", "承認", "--wait", "--timeout", "1800ms"}
+	o := enqueue(t, args...)
+	o.want(t, exitTimeout, []string{"0 of 1 job ended"}, []string{said, "!app 6", "!waiting"})
+	if n := strings.Count(o.err, said); n != 1 {
+		t.Errorf("it was said %d times, want once", n)
+	}
+	args[2] = "6" // which has nothing parked
+	enqueue(t, args...).want(t, exitTimeout, nil, []string{"!parked"})
+}
+
+func TestParkedNamesTheLanes(t *testing.T) {
+	a := lanesAnswer{Lanes: []lane{{App: 5, Parked: 50}, {App: 6}, {App: 7, Name: "Orders", Parked: 1}}}
+	for want, apps := range map[string][]int64{
+		"parked: 50 jobs of app 5, 1 job of app 7 (Orders); such jobs": nil,
+		"parked: 1 job of app 7 (Orders); such jobs":                   {6, 7},
+	} {
+		if got := a.parked(apps); !strings.HasPrefix(got, want) {
+			t.Errorf("parked(%v) = %q, want %q …", apps, got, want)
+		}
+	}
+	if got := a.parked([]int64{6}); got != "" {
+		t.Errorf("parked([6]) = %q, want nothing", got)
+	}
 }
 
 func TestWaitInterruptedSaysThatTheJobsGoOn(t *testing.T) {
@@ -260,7 +295,7 @@ func TestWaitInterruptedSaysThatTheJobsGoOn(t *testing.T) {
 
 func TestWatch(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
-	enqueue(t, "watch", "month-end").want(t, exitError, nil, []string{`campaign "month-end"`, "not there"})
+	enqueue(t, "watch", "month-end").want(t, exitError, nil, []string{"there is no campaign month-end: nothing was ever published under this name, or its record is gone"})
 	enqueueWith(t, t.Context(), csvOf(20), "send", "--file", "-", "--campaign", "month-end")
 	p.work(t, 5, 10, func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Applied} })
 	enqueue(t, "watch", "month-end", "--timeout", "500ms").want(t, exitTimeout, []string{"10 of 20 jobs ended", "10  applied"},
@@ -294,18 +329,24 @@ func TestHolds(t *testing.T) {
 		want []string
 	}{
 		{"all well", lanesAnswer{Gate: gate{Breaker: "closed"}, Lanes: []lane{running}}, nil, nil},
-		{"breaker", lanesAnswer{Gate: gate{Breaker: "open", Why: "server_error"}}, nil, []string{"(breaker open): kintone answers with server errors"}},
-		{"halted site", lanesAnswer{Gate: gate{Breaker: "closed", Halted: "login_refused"}}, nil, []string{"the site stands still: kintone refuses the login"}},
+		{"breaker", lanesAnswer{Gate: gate{Breaker: "open", Why: "HTTP 503"}}, nil, []string{"(breaker open): HTTP 503"}},
+		{"halted site", lanesAnswer{Gate: gate{Breaker: "closed", Halted: "login_refused", Why: "CB_WA01: wrong password"}}, nil,
+			[]string{"the site stands still: kintone refuses the login [CB_WA01: wrong password] → correct the login name and password"}},
+		{"halted lane", lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "server_error", Detail: "GAIA_XX99"}}}, nil,
+			[]string{"app 9 is halted: kintone answers with server errors [GAIA_XX99] → wait: the lane tries again by itself; if that lasts"}},
+		{"for a reason of another version", lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "moon_phase", Detail: "waxing"}}}, nil,
+			[]string{"app 9 is halted: moon_phase [waxing]"}},
+		{"lanes on their way", lanesAnswer{Lanes: []lane{{App: 9, State: "starting"}, {App: 10, State: "stopping"}}}, nil, nil},
 		{"unserved", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved", Why: "app_not_found"}}}, nil, []string{"app 9 is unserved: the app does not exist"}},
 		{"somebody else's lane", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved"}}}, []int64{5}, nil},
 		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"has used its 10 requests of today"}},
 	} {
 		got := c.a.holds(c.apps, "en")
-		if !slices.EqualFunc(got, c.want, strings.Contains) {
+		if !slices.EqualFunc(got, c.want, func(h hold, want string) bool { return strings.Contains(h.String(), want) }) {
 			t.Errorf("%s: holds = %q, want %q", c.name, got, c.want)
 		}
 	}
-	if got := (lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "deploying"}}}).holds(nil, "ja"); len(got) != 1 || !strings.Contains(got[0], "反映中") {
+	if got := (lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "deploying"}}}).holds(nil, "ja"); len(got) != 1 || !strings.Contains(got[0].what, "反映中") {
 		t.Errorf("in Japanese: %q", got)
 	}
 }

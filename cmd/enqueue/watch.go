@@ -19,6 +19,8 @@ const (
 	askEvery = 5 * time.Second
 	// askPatience bounds one question.
 	askPatience = 3 * time.Second
+	// parkedEvery is the least time between two lines about jobs that are parked.
+	parkedEvery = time.Minute
 	// lookEvery is how often progress is drawn.
 	lookEvery = 500 * time.Millisecond
 )
@@ -29,13 +31,19 @@ type watchCmd struct {
 }
 
 func (c *watchCmd) Run(ctx context.Context, e *env) error {
+	if c.Timeout < 0 {
+		return usage("--timeout: must not be negative")
+	}
 	q, err := e.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer q.Close()
 	record, err := q.Campaign(ctx, c.Campaign)
-	if err != nil {
+	switch {
+	case errors.Is(err, queue.ErrGone):
+		return fmt.Errorf("there is no campaign %s: nothing was ever published under this name, or its record is gone", c.Campaign)
+	case err != nil:
 		return err
 	}
 	e.say("campaign %s, %s, sent on %s by %s", record.Name, count(record.Total, "job"), local(record.Started), orDash(record.By))
@@ -98,8 +106,10 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 		over = timer.C
 	}
 
-	var held []string // why lanes stand still, as the worker said last
-	told := ""
+	var held []hold // why lanes stand still, as the worker said last
+	var told []string
+	var parked string // which jobs wait although no lane stands still, likewise
+	var parkedTold time.Time
 	caughtUp := false
 	for !caughtUp || !f.tally.Done() {
 		select {
@@ -111,15 +121,27 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 			}
 			f.tally.Add(r)
 		case <-look.C:
-			if caughtUp {
-				p.ended(f.tally, time.Now())
+			if !caughtUp {
+				continue
+			}
+			now := time.Now()
+			p.ended(f.tally, now)
+			if parked != "" && now.Sub(parkedTold) >= parkedEvery {
+				p.say("%s", parked)
+				parkedTold = now
 			}
 		case n := <-news:
-			var text string
-			held, text = n.why(f.apps, e.Lang)
-			if text != told && (text != "" || told != "") {
-				p.say("%s", orGoing(text))
-				told = text
+			if n.err != nil && !errors.Is(n.err, queue.ErrNoWorker) {
+				continue // a lost connection is told when it happens; what one answer got wrong the next may get right
+			}
+			var why []string
+			held, why = n.why(f.apps, e.Lang)
+			if !slices.Equal(why, told) {
+				p.waiting(why)
+				told = why
+			}
+			if parked = ""; len(why) == 0 {
+				parked = n.lanes.parked(f.apps)
 			}
 		case err := <-broken:
 			if ctx.Err() != nil {
@@ -129,6 +151,14 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 		case <-ctx.Done():
 			return e.leave(p, f)
 		case <-over:
+			// The last answer may be from before the lane had tried anything.
+			if lanes, err := ask(ctx, q, f.filter.Site); err == nil {
+				var why []string
+				held, why = laneNews{lanes: lanes}.why(f.apps, e.Lang)
+				if len(why) > 0 && !slices.Equal(why, told) {
+					p.waiting(why)
+				}
+			}
 			p.close()
 			return e.timedOut(f, len(held) > 0)
 		}
@@ -247,24 +277,17 @@ func askLanes(ctx context.Context, q *queue.Queue, site string, news chan<- lane
 	}
 }
 
-// why says what holds the lanes of apps up, and in one text all there is to say about it: "" when all goes its way.
-func (n laneNews) why(apps []int64, lang string) (held []string, text string) {
-	switch {
-	case errors.Is(n.err, queue.ErrNoWorker):
-		return nil, "no worker serves this site: the jobs wait until one runs"
-	case n.err != nil: // a lost connection is told when it happens; what one answer got wrong the next may get right
-		return nil, ""
+// why says what holds the lanes of apps up, and line by line what there is to say about it: nothing when all goes its
+// way. An answer that failed is taken for that of no worker.
+func (n laneNews) why(apps []int64, lang string) (held []hold, lines []string) {
+	if n.err != nil {
+		return nil, []string{"no worker serves this site: the jobs wait until one runs"}
 	}
 	held = n.lanes.holds(apps, lang)
-	return held, strings.Join(held, "; ")
-}
-
-// orGoing is what is said when there is nothing to say any more.
-func orGoing(text string) string {
-	if text == "" {
-		return "nothing holds the jobs up any more"
+	for _, h := range held {
+		lines = append(lines, h.String())
 	}
-	return "waiting: " + text
+	return held, lines
 }
 
 func splitApps(list string) []int64 {

@@ -3,7 +3,9 @@ package campaign
 // The reasons why a job waits, died or is unknown, and why a lane stands still, are stable ASCII codes: scripts may
 // compare them. ReasonText is what people read instead.
 
-// reason is one code in words: what is the matter, and what can be done about it.
+// reason is one code in words: what is the matter, and what can be done about it. Both are parts of a sentence, which is
+// put together where they are shown: "app 5 is halted: <what>", "→ <todo>". Where nothing has to be done, todo says what
+// comes by itself.
 type reason struct{ what, todo string }
 
 // ReasonText says in lang ("ja", or English for everything else) what a reason code means and what to do about it.
@@ -77,16 +79,16 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"応答が失われ、その間にレコードがほかから変更されたため、実行されたかどうか確定できません", "kintoneの変更履歴を確認してください。実行済みなら破棄、未実行なら再試行してください"},
 	},
 	"behind": {
-		reason{"an earlier job of the same record has not ended", "nothing; if the earlier job is stuck, see to that one"},
+		reason{"an earlier job of the same record has not ended", "wait; if the earlier job is stuck, see to that one"},
 		reason{"同じレコードの前のジョブが終わるのを待っています", "そのままで構いません。前のジョブが止まっている場合は、そちらを確認してください"},
 	},
 	"retried": {
-		reason{"somebody put the job back to work", "nothing; it is tried again next"},
+		reason{"somebody put the job back to work", "wait: it is tried again next"},
 		reason{"ジョブが再試行に戻されました", "そのままで構いません。次に実行されます"},
 	},
 	"not_before": {
-		reason{"the job asked to wait until a certain time", "nothing"},
-		reason{"ジョブに指定された開始時刻を待っています", "そのままで構いません"},
+		reason{"the job asked to wait until a certain time", "wait: it goes on at that time"},
+		reason{"ジョブに指定された開始時刻を待っています", "そのままで構いません。時刻になると実行されます"},
 	},
 	"process_disabled": {
 		reason{"process management is switched off in the app", "switch it on in the app's settings and update the app; the lane goes on by itself"},
@@ -109,12 +111,28 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"ゲストスペースの設定がアプリと合っていません", "ワーカーの設定で、アプリのguestSpaceを直してください"},
 	},
 	"deploying": {
-		reason{"the app's settings are being deployed", "nothing; the lane goes on when kintone is done"},
+		reason{"the app's settings are being deployed", "wait: the lane goes on when kintone is done"},
 		reason{"アプリの設定を反映中です", "そのままで構いません。反映が終わると再開します"},
 	},
 	"server_error": {
-		reason{"kintone answers with server errors", "nothing; the lane tries again by itself, see kintone's status page if it lasts"},
+		reason{"kintone answers with server errors", "wait: the lane tries again by itself; if that lasts, look at kintone's status page"},
 		reason{"kintoneがサーバーエラーを返しています", "自動的に再試行します。続く場合はkintoneの稼働状況を確認してください"},
+	},
+	"not_kintone": {
+		reason{"something answers that is not kintone", "check the base URL, the proxy, and that no login page stands in between; the lane tries again by itself"},
+		reason{"kintone以外のものが応答しています", "ベースURLとプロキシを確認し、途中でログイン画面が挟まっていないか確かめてください。自動的に再試行します"},
+	},
+	"unreachable": {
+		reason{"kintone cannot be reached", "wait: it is tried again by itself; if that lasts, check the network and the proxy, and look at kintone's status page"},
+		reason{"kintoneに接続できません", "自動的に再試行します。続く場合はネットワークとプロキシ、kintoneの稼働状況を確認してください"},
+	},
+	"throttled": {
+		reason{"kintone gets more requests than it takes", "wait: it is tried again by itself, with fewer requests at a time; if that lasts, see which other programs use the same kintone"},
+		reason{"kintoneへのリクエストが多すぎます", "同時リクエスト数を減らして自動的に再試行します。続く場合は、同じkintoneを使うほかのプログラムを確認してください"},
+	},
+	"locked": {
+		reason{"kintone has locked the record or the app for another operation", "wait: it is tried again by itself"},
+		reason{"ほかの処理のため、kintoneがレコードまたはアプリをロックしています", "自動的に再試行します"},
 	},
 	"login_refused": {
 		reason{"kintone refuses the login", "correct the login name and password; nothing is tried before that, so that the account is not locked"},
