@@ -191,7 +191,10 @@ func adviceFor(err error) string {
 
 // connect reaches NATS as the worker would, without starting anything.
 func (s *settings) connect(ctx context.Context) (*queue.Queue, string, error) {
-	cfg := queue.Config{URL: s.NATSURL, CredsFile: s.NATSCreds}
+	cfg, err := s.remote()
+	if err != nil {
+		return nil, "", err
+	}
 	if s.NATSURL == "" {
 		f, err := queue.ReadClientFile(s.StoreDir)
 		if err != nil {
@@ -215,7 +218,11 @@ func (c *setupCmd) Run(stop context.Context, t *terminal) error {
 	if c.NATSURL == "" {
 		return usageError{errors.New("--nats-url: an embedded server is set up by the worker itself")}
 	}
-	cfg := queue.Config{URL: c.NATSURL, CredsFile: c.NATSCreds, Prefix: c.Prefix, Name: "statusq-setup"}
+	cfg, err := c.remote()
+	if err != nil {
+		return err
+	}
+	cfg.Prefix, cfg.Name = c.Prefix, "statusq-setup"
 	q, err := queue.Connect(stop, cfg)
 	if err != nil {
 		return err

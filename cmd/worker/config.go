@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -81,6 +82,12 @@ type site struct {
 	signsIn string // for people: how it signs in
 }
 
+// Bounds of what a site may be configured to. The gate would silently take the nearest that makes sense.
+const (
+	mostPerSecond   = 10_000
+	mostConcurrency = 80
+)
+
 var siteName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
 // sites puts the configuration together: the file first, and the environment over it.
@@ -95,7 +102,7 @@ func (s *settings) sites() ([]site, error) {
 			return nil, usageError{fmt.Errorf("configuration: %w", err)}
 		}
 		if err := yaml.UnmarshalWithOptions(raw, &f, yaml.Strict()); err != nil {
-			return nil, usageError{fmt.Errorf("configuration %s:\n%s", s.Config, strings.TrimSpace(yaml.FormatError(err, false, true)))}
+			return nil, usageError{fmt.Errorf("configuration %s:\n%s", s.Config, excerpt(err))}
 		}
 	}
 	if !siteName.MatchString(s.Site) {
@@ -110,6 +117,9 @@ func (s *settings) sites() ([]site, error) {
 	}
 	if _, named := f.Sites[s.Site]; !named && (s.BaseURL != "" || s.Config == "") {
 		f.Sites[s.Site] = fileSite{}
+	}
+	if len(f.Sites) == 0 {
+		errs = append(errs, fmt.Errorf("configuration %s: there is no site in it", s.Config))
 	}
 	dir := filepath.Dir(s.Config)
 	var sites []site
@@ -136,6 +146,35 @@ func (s *settings) sites() ([]site, error) {
 		return nil, usageError{err}
 	}
 	return sites, nil
+}
+
+// excerpt says what is wrong in the file, with the lines around it, unless somebody has written a secret there.
+func excerpt(err error) string {
+	text := strings.TrimSpace(yaml.FormatError(err, false, true))
+	first, _, _ := strings.Cut(text, "\n")
+	if secretMember.MatchString(secretFileMember.ReplaceAllString(text, "")) {
+		return first + "\n(its lines are not shown, as there may be a secret in them; secrets stand in files of their own: tokenFile, passwordFile)"
+	}
+	return text
+}
+
+var (
+	secretMember     = regexp.MustCompile(`(?i)(token|passw|secret)\w*["']?\s*:`)
+	secretFileMember = regexp.MustCompile(`(?i)(token|password)file["']?\s*:`)
+)
+
+// remote is how the NATS server of --nats-url is reached.
+func (s *settings) remote() (queue.Config, error) {
+	for u := range strings.SplitSeq(s.NATSURL, ",") {
+		if !strings.Contains(u, "://") {
+			u = "nats://" + strings.TrimSpace(u) // as the client reads it
+		}
+		// A URL may hold a password, and the error of a URL holds the URL.
+		if _, err := url.Parse(strings.TrimSpace(u)); err != nil {
+			return queue.Config{}, usageError{errors.New("--nats-url is not a URL")}
+		}
+	}
+	return queue.Config{URL: s.NATSURL, CredsFile: s.NATSCreds}, nil
 }
 
 // environment is what the KINTONE_ variables say.
@@ -251,7 +290,7 @@ func (in fileSite) site(name, dir string, over environment) (site, error) {
 	appTokens := false
 	for id, a := range in.Apps {
 		n, err := strconv.ParseInt(id, 10, 64)
-		if err != nil || n < 1 {
+		if err != nil || n < 1 || strconv.FormatInt(n, 10) != id { // 05 would be a second 5
 			errs = append(errs, fmt.Errorf("apps: %q is not an app id", id))
 			continue
 		}
@@ -262,8 +301,14 @@ func (in fileSite) site(name, dir string, over environment) (site, error) {
 		}
 		cfg.GuestSpace = cmp.Or(merged.GuestSpace, in.GuestSpace)
 		cfg.Tokens = tokens(file("app "+id+": tokenFile", merged.TokenFile))
+		if err := (kintone.App{ID: n, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens}).Validate(); err != nil {
+			errs = append(errs, fmt.Errorf("app %s: %w", id, err))
+		}
 		appTokens = appTokens || len(cfg.Tokens) > 0
 		out.apps[n] = cfg
+	}
+	if in.Defaults.TokenFile != "" {
+		errs = append(errs, errors.New("defaults: tokenFile: a token belongs to one app; put it under that app, or under the site for all"))
 	}
 	other, err := in.Defaults.app()
 	if err != nil {
@@ -271,6 +316,15 @@ func (in fileSite) site(name, dir string, over environment) (site, error) {
 	}
 	other.GuestSpace = cmp.Or(in.Defaults.GuestSpace, in.GuestSpace)
 	out.other = other
+	if other.GuestSpace < 0 {
+		errs = append(errs, errors.New("guest space id is negative"))
+	}
+	if !(in.RequestsPerSecond >= 0) || in.RequestsPerSecond > mostPerSecond {
+		errs = append(errs, fmt.Errorf("requestsPerSecond: a number above 0, at most %d", mostPerSecond))
+	}
+	if in.Concurrency < 0 || in.Concurrency > mostConcurrency {
+		errs = append(errs, fmt.Errorf("concurrency: 1 to %d (kintone admits 100 for the whole domain, and others want some of them)", mostConcurrency))
+	}
 	out.gate = kintone.GateConfig{RequestsPerSecond: in.RequestsPerSecond, Concurrency: in.Concurrency}
 
 	switch {

@@ -63,7 +63,7 @@ func (c *demoCmd) Run(stop context.Context, t *terminal) error {
 	}
 	server, err := embedded.Start(embedded.Config{Dir: dir, Listen: listen})
 	if err != nil {
-		return fmt.Errorf("embedded NATS: %w", err)
+		return err
 	}
 	defer server.Close()
 	q, err := queue.Connect(stop, server.Config())

@@ -18,7 +18,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime/debug"
 	"syscall"
 
@@ -83,7 +82,7 @@ func run(stop context.Context, args []string, stdout, stderr io.Writer) (code in
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { panic(ended{code}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
-		kong.Vars{"store": storeDir()},
+		kong.Vars{"store": queue.DefaultStoreDir()},
 	)
 	if err != nil {
 		fmt.Fprintf(stderr, "worker: %v\n", err)
@@ -101,7 +100,7 @@ func run(stop context.Context, args []string, stdout, stderr io.Writer) (code in
 	}
 	fmt.Fprintf(stderr, "worker: %v\n", err)
 	switch {
-	case isUsage(err):
+	case isUsage(err), errors.Is(err, embedded.ErrConfig):
 		return exitUsage
 	case errors.Is(err, queue.ErrUnreachable), errors.Is(err, queue.ErrRefused), errors.Is(err, queue.ErrNoQueue), errors.Is(err, embedded.ErrLocked):
 		return exitNoQueue
@@ -112,18 +111,6 @@ func run(stop context.Context, args []string, stdout, stderr io.Writer) (code in
 func isUsage(err error) bool {
 	_, ok := errors.AsType[usageError](err)
 	return ok
-}
-
-// storeDir is where the embedded server keeps its data unless told otherwise. enqueue looks in the same place.
-func storeDir() string {
-	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
-		return filepath.Join(state, "statusq")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "statusq-data"
-	}
-	return filepath.Join(home, ".local", "state", "statusq")
 }
 
 type versionCmd struct{}

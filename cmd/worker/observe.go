@@ -25,7 +25,7 @@ func (l logging) logger(w io.Writer) *slog.Logger {
 		level = slog.LevelInfo
 	}
 	if l.LogFormat == "text" || l.LogFormat == "auto" && isTerminal(w) {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: !isTerminal(w)}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 }
@@ -76,17 +76,23 @@ func observer(lg *slog.Logger) func(dispatch.Event) {
 
 // gateObserver says when a site's gate shuts or opens.
 func gateObserver(lg *slog.Logger, site string) func(kintone.GateState) {
-	var last kintone.BreakerState
+	type face struct {
+		breaker kintone.BreakerState
+		halted  bool
+	}
+	open := face{breaker: kintone.BreakerClosed}
+	last := open
 	return func(s kintone.GateState) {
-		if s.Breaker == last || last == "" && s.Breaker == kintone.BreakerClosed {
-			last = s.Breaker
+		now := face{s.Breaker, s.Halted}
+		if now == last {
 			return
 		}
-		last = s.Breaker
+		last = now
 		level := slog.LevelWarn
-		if s.Breaker == kintone.BreakerClosed {
+		if now == open {
 			level = slog.LevelInfo
 		}
-		lg.LogAttrs(context.Background(), level, "gate", slog.String("site", site), slog.String("breaker", string(s.Breaker)), slog.String("why", s.Why))
+		lg.LogAttrs(context.Background(), level, "gate", slog.String("site", site), slog.String("breaker", string(s.Breaker)),
+			slog.Bool("halted", s.Halted), slog.String("why", s.Why))
 	}
 }

@@ -45,7 +45,10 @@ func (c *runCmd) Run(stop context.Context, t *terminal) error {
 
 // queue connects to NATS, or starts the embedded server, and creates what is missing there.
 func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layout) (*queue.Queue, func(), error) {
-	cfg := queue.Config{URL: s.NATSURL, CredsFile: s.NATSCreds}
+	cfg, err := s.remote()
+	if err != nil {
+		return nil, nil, err
+	}
 	done := func() {}
 	if s.NATSURL == "" {
 		server, err := embedded.Start(embedded.Config{
@@ -57,7 +60,7 @@ func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layo
 			},
 		})
 		if err != nil {
-			return nil, nil, fmt.Errorf("embedded NATS: %w", err)
+			return nil, nil, err
 		}
 		done = server.Close
 		cfg = server.Config()
@@ -116,11 +119,6 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 		owner := dispatch.NewOwner(dispatch.Config{
 			Site: s.name, Name: name, Client: client, Gate: gate, Queue: q, Apps: s.apps, Default: s.other, Observe: observe,
 		})
-		end, err := q.Serve(s.name, owner.Verbs())
-		if err != nil {
-			return fmt.Errorf("site %s: answer questions: %w", s.name, err)
-		}
-		defer end()
 		wg.Go(func() {
 			if err := owner.Run(stop, work); err != nil {
 				mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"statusq/internal/kintone/simulator"
@@ -75,28 +76,24 @@ Its counters:     curl %s/requests
 Make it fail:     curl -X POST -d '{"kind":"unavailable","for":"10s"}' %s/faults
 `, c.Apps, c.Records, addresses.URL, addresses.Token, addresses.Admin, addresses.Admin, addresses.Admin)
 	}
-	failed := make(chan error, 2)
 	servers := []*http.Server{
 		{Handler: k, ReadHeaderTimeout: 10 * time.Second},
 		{Handler: k.Admin(), ReadHeaderTimeout: 10 * time.Second},
 	}
-	go func() { failed <- servers[0].Serve(main) }()
-	go func() { failed <- servers[1].Serve(admin) }()
+	var wg sync.WaitGroup
+	failed := make(chan error, len(servers))
+	for i, l := range []net.Listener{main, admin} {
+		wg.Go(func() { failed <- servers[i].Serve(l) })
+	}
 	select {
 	case err = <-failed:
-		for _, s := range servers {
-			s.Close()
-		}
-		<-failed
-		return err
 	case <-stop.Done():
-		for _, s := range servers {
-			s.Close()
-		}
-		<-failed
-		<-failed
-		return nil
 	}
+	for _, s := range servers {
+		s.Close()
+	}
+	wg.Wait()
+	return err
 }
 
 // listenLoopback listens where only this machine reaches.
