@@ -76,6 +76,45 @@ func TestRequestsPerHundredJobsOfABacklog(t *testing.T) {
 	}
 }
 
+func TestOneBadRecordAmongTenThousandCostsOneDeadLetter(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		bad  queue.Job
+		more int // requests above those of ten thousand good jobs
+	}{
+		// 10,000 jobs make 100 calls and 20 reads, after the 3 requests that a lane begins with.
+		{"kintone names it", queue.Job{Record: 5000, Action: "Review", Assignee: "nobody"}, 2},
+		{"only a read shows it", queue.Job{Record: 999_999, Action: "Start"}, 4},
+		{"nobody can name it", queue.Job{Record: 500, Action: "Only A"}, 60}, // and it is tried five times
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			app := asking()
+			app.Records = 10_000
+			inWorldOf(t, app, func(w *world) {
+				js := jobs(10_000, "Start")
+				at := 4999
+				if tt.bad.Record == 500 {
+					at = 499
+				}
+				js[at] = tt.bad
+				js[at].ID, js[at].Site, js[at].App, js[at].Revision = "bad", "main", testApp, -1
+				w.publish(js...)
+				wk := w.start("one")
+				w.drained(len(js), time.Hour)
+				w.end(wk)
+				if dead := w.dead(); len(dead) != 1 || dead[0].Job.ID != "bad" {
+					w.t.Errorf("%d dead letters, want the one of the bad job", len(dead))
+				}
+				total := w.sim.Requests().Total
+				w.t.Logf("%d requests", total)
+				if total > 123+tt.more {
+					w.t.Errorf("%d requests, want at most %d", total, 123+tt.more)
+				}
+			})
+		})
+	}
+}
+
 // drained waits until n jobs have ended by the owner's own count; cheaper than reading all results again and again.
 func (w *world) drained(n int, d time.Duration) {
 	w.t.Helper()
