@@ -168,6 +168,14 @@ func TestAFullLogTakesWhatFitsAndTheRestLater(t *testing.T) {
 	p.once(n, "Start")
 }
 
+// awaitCall waits for the next status call.
+func (p *place) awaitCall(t *testing.T) {
+	t.Helper()
+	calls := func() int { return p.sim.Requests().Kinds["PUT records/status.json"] }
+	before := calls()
+	eventually(t, 10*time.Second, "a status call is out", func() bool { return calls() > before })
+}
+
 // slow makes every status call take a while.
 func (p *place) slow(d time.Duration) { p.sim.SetFault(delayed(d)) }
 
@@ -183,8 +191,7 @@ func TestAWorkerThatIsStoppedLosesNothing(t *testing.T) {
 		},
 		"asked twice": func(t *testing.T, p *place, w *process) {
 			p.slow(5 * time.Second) // so that requests in hand would take a while to finish
-			called := p.sim.Requests().Total
-			eventually(t, 10*time.Second, "a slow request is out", func() bool { return p.sim.Requests().Total > called })
+			p.awaitCall(t)
 			w.cmd.Process.Signal(syscall.SIGTERM)
 			w.await("that it stops", "stopping: requests in hand finish")
 			time.Sleep(300 * time.Millisecond)
@@ -205,8 +212,7 @@ func TestAWorkerThatIsStoppedLosesNothing(t *testing.T) {
 		},
 		"asked to, with requests that take too long": func(t *testing.T, p *place, w *process) {
 			p.slow(5 * time.Second)
-			called := p.sim.Requests().Total
-			eventually(t, 10*time.Second, "a slow request is out", func() bool { return p.sim.Requests().Total > called })
+			p.awaitCall(t)
 			w.cmd.Process.Signal(syscall.SIGTERM)
 			if code := w.wait(); code != exitError || !strings.Contains(w.err.String(), "requests in hand did not finish within --drain") {
 				t.Errorf("the worker ended with exit code %d", code)

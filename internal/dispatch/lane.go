@@ -38,55 +38,64 @@ const (
 
 // A lane serves one app. One goroutine, in run, owns all its state; requests run beside it and answer on a channel.
 type lane struct {
-	site  string
-	cfg   AppConfig
-	app   kintone.App
-	us    string
-	epoch uint64
-	owner string
-
+	// Set once, by Owner.newLane.
+	site    string
+	app     kintone.App
+	cfg     AppConfig
+	us      string // the login name that our actions are expected to leave
+	epoch   uint64
+	owner   string
 	client  *kintone.Client
 	gate    *kintone.Gate
 	queue   *queue.Queue
 	observe func(Event)
-
 	answers chan answer
 	wg      sync.WaitGroup // requests and readers; run waits for all of them
 
-	// Owned by run.
-	ledger  *queue.Ledger
-	work    context.Context // ends when everything has to stop at once
-	backlog *backlog
-	flights [queue.Slots]*flight
+	// Everything from here to mu is owned by run.
+	work   context.Context // ends when everything has to stop at once
+	ledger *queue.Ledger
+
+	// What is known of the app.
+	name    string
 	process *kintone.Process
 	fields  kintone.Fields
 	readAt  time.Time // when process was read
-	name    string
-	halt    halt
-
-	lookAfter time.Time // no read for inspection before, because the last ones failed
-	looks     int       // that failed in a row
-	out       int       // status requests and the reads that understand them, at kintone or at the gate
-	reading   bool      // a read for inspection is out
-	verdicts  []verdict
-	decided   time.Time // when the oldest of verdicts was reached
-
-	known    map[[16]byte]struct{} // ids of all jobs that ended, wait or are under way: the same id never acts twice
-	ended    map[uint64]struct{}   // sequences above the low-water mark at the start that must not be read again
+	step    int       // the smallest by which an action of ours ever raised a revision here
+	mark    mark
+	// Users that kintone did not know, and until when they are not tried again.
 	badUsers map[string]time.Time
-	mark     mark
-	step     int       // the smallest by which an action of ours ever raised a revision here
-	streak   int       // jobs in a row that ended by a refusal nobody can explain
-	passedAt time.Time // when kintone last did for this app what it was asked to
-	probes   int       // where the next probe looks for a flight first
 
-	last     uint64 // sequence of the last entry taken from the log
-	behind   uint64 // entries behind it when it was taken, at takenAt
-	takenAt  time.Time
-	pruned   bool // ended holds nothing below the first entry that was taken
-	stuck    *queue.Entry
-	purged   uint64
-	settled  int // since the last purge
+	// The log.
+	last    uint64 // sequence of the last entry taken
+	behind  uint64 // entries behind it when it was taken, at takenAt
+	takenAt time.Time
+	stuck   *queue.Entry // of a newer version: nothing behind it is taken
+	purged  uint64       // everything below is gone
+	settled int          // jobs since the last purge
+
+	// Jobs that are known already. The same id never acts twice.
+	known  map[[16]byte]struct{} // ids of all that ended, wait or are under way
+	ended  map[uint64]struct{}   // sequences, above the low-water mark at the start, not to be taken from the log
+	pruned bool                  // ended holds nothing below the first entry that was taken
+
+	// Jobs on their way.
+	backlog  *backlog
+	flights  [queue.Slots]*flight
+	verdicts []verdict // of jobs that are not in a slot, to be written; the oldest was reached at decided
+	decided  time.Time
+
+	// Requests that are out.
+	out       int       // status requests and the reads that prove what became of them, at kintone or at the gate
+	reading   bool      // a read for inspection
+	lookAfter time.Time // no read for inspection before, because so many (looks) failed in a row
+	looks     int
+
+	// How it goes.
+	halt     halt
+	probes   int       // where the next probe looks first
+	passedAt time.Time // when kintone last did for this app what it was asked to
+	streak   int       // jobs in a row that ended by a refusal nobody can explain
 	stopping bool
 
 	mu     sync.Mutex // guards status

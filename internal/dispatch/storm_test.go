@@ -111,55 +111,9 @@ func storm(t *testing.T, seed uint64) {
 	<-people
 	got := w.settle(n, 8*time.Hour)
 	w.end(wk)
-	w.judgeStorm(got, js)
+	w.reconcile(got, js)
 	if touched < 10 {
 		t.Errorf("only %d requests were struck: the storm does not bite", touched)
 	}
 	t.Logf("%v, %d requests, %d struck", count(got), w.sim.Requests().Total, touched)
-}
-
-// judgeStorm compares results and commits where some outcomes are unknown.
-func (w *world) judgeStorm(results map[string]queue.Result, js []queue.Job) {
-	w.t.Helper()
-	w.sim.Flush()
-	type act struct {
-		record int64
-		action string
-	}
-	commits := make(map[act]int)
-	order := make(map[int64][]string)
-	for _, c := range w.sim.Commits() {
-		if !c.Foreign {
-			commits[act{c.Record, c.Action}]++
-			order[c.Record] = append(order[c.Record], c.Action)
-		}
-	}
-	applied, unknown := make(map[act]int), make(map[act]int)
-	want := make(map[int64][]string)
-	doubtful := make(map[int64]bool)
-	for _, j := range js {
-		switch a := (act{j.Record, j.Action}); results[j.ID].Outcome {
-		case queue.Applied:
-			applied[a]++
-			want[j.Record] = append(want[j.Record], j.Action)
-		case queue.Unknown:
-			unknown[a]++
-			doubtful[j.Record] = true
-		}
-	}
-	for a, n := range commits {
-		if n > applied[a]+unknown[a] {
-			w.t.Errorf("record %d: %s was run %d times; %d results say applied, %d unknown", a.record, a.action, n, applied[a], unknown[a])
-		}
-	}
-	for a, n := range applied {
-		if commits[a] < n {
-			w.t.Errorf("record %d: %d results say that %s was run, kintone ran it %d times", a.record, n, a.action, commits[a])
-		}
-	}
-	for record, actions := range want {
-		if !doubtful[record] && fmt.Sprint(order[record]) != fmt.Sprint(actions) {
-			w.t.Errorf("record %d: ran %v, published %v", record, order[record], actions)
-		}
-	}
 }
