@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -195,8 +196,7 @@ func (e *env) showAttempts(attempts []queue.Attempt) error {
 		return nil
 	}
 	g := newGrid("ATTEMPT>", "WHEN", "REASON", "CODE", "MESSAGE")
-	for i := len(attempts) - 1; i >= 0; i-- {
-		a := attempts[i]
+	for i, a := range slices.Backward(attempts) {
 		n := "-"
 		if a.Reason != queue.ReasonRetried {
 			n = strconv.Itoa(tries(attempts[:i+1]))
@@ -215,8 +215,7 @@ func (e *env) showResults(results []queue.Result) error {
 		return nil
 	}
 	g := newGrid("ENDED", "OUTCOME", "REVISION>", "REASON", "CODE", "MESSAGE")
-	for i := len(results) - 1; i >= 0; i-- {
-		r := results[i]
+	for _, r := range slices.Backward(results) {
 		revision := "-"
 		if r.Revision > 0 {
 			revision = fmt.Sprint(r.Revision)

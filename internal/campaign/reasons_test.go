@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,9 +16,7 @@ import (
 func TestEveryReasonHasATextInBothLanguages(t *testing.T) {
 	codes := make(map[string]string) // by the name of the constant
 	for _, dir := range []string{"../dispatch", "../queue"} {
-		for name, code := range constants(t, dir, "Reason") {
-			codes[name] = code
-		}
+		maps.Copy(codes, constants(t, dir, "Reason"))
 	}
 	for _, name := range []string{"ReasonLocked", "ReasonRecordNotFound", "ReasonRetried"} {
 		if codes[name] == "" {
