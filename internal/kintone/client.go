@@ -23,16 +23,16 @@ import (
 
 const (
 	// maxURL is the longest URL in bytes that a read sends as a GET. kintone refuses URLs over 8 KB; its own JavaScript
-	// client turns to the override at this length (kintone-api.md 1.1).
+	// client turns to the override at this length (docs/kintone.md 1.1).
 	maxURL = 4096
 
 	// maxBody bounds an answer, after decompression. 500 records of five short fields stay far below it.
 	maxBody = 8 << 20
 
-	// maxTokens is how many API tokens kintone takes in one request (kintone-api.md 1.1).
+	// maxTokens is how many API tokens kintone takes in one request (docs/kintone.md 1.1).
 	maxTokens = 9
 
-	// tokenIdentity is the user whose mark a request with an API token leaves (kintone-api.md 4).
+	// tokenIdentity is the user whose mark a request with an API token leaves (docs/kintone.md 4).
 	tokenIdentity = "Administrator"
 )
 
@@ -46,7 +46,7 @@ type Config struct {
 	Tokens []Secret
 
 	// Username and Password, if set, are used instead of tokens. kintone itself prefers a password to a token when it gets
-	// both, so a stale one would silently win (kintone-api.md 4); sending only one keeps the choice here.
+	// both, so a stale one would silently win (docs/kintone.md 4); sending only one keeps the choice here.
 	Username string
 	Password Secret
 
@@ -55,7 +55,7 @@ type Config struct {
 	BasicPassword Secret
 
 	// AcceptLanguage is sent with every request; default "ja". For a user whose language follows the browser it decides
-	// which names actions have, and sources disagree on what its absence means (kintone-api.md 3).
+	// which names actions have, and sources disagree on what its absence means (docs/kintone.md 3).
 	AcceptLanguage string
 
 	UserAgent string // default "statusq"
@@ -225,7 +225,7 @@ func (r request) op() string { return r.method + " " + r.api }
 // exchange makes the one attempt. acts says that the request changes things.
 //
 // It asks the transport and not an http.Client, because only the client has code that follows redirects. On the way to
-// another host that code takes off Authorization and cookies, but would send X-Cybozu-API-Token on (kintone-api.md 4).
+// another host that code takes off Authorization and cookies, but would send X-Cybozu-API-Token on (docs/kintone.md 4).
 func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, hide func(string) string,
 	read func([]byte) error) Answer {
 
@@ -273,7 +273,7 @@ func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Reque
 		path = fmt.Sprintf("k/guest/%d/v1/%s", app.GuestSpace, r.api)
 	}
 	u := c.base.JoinPath(path)
-	// Brackets leave as %5B: raw ones were once refused (kintone-api.md 1.3). A plus for a space is for forms only.
+	// Brackets leave as %5B: raw ones were once refused (docs/kintone.md 1.3). A plus for a space is for forms only.
 	u.RawQuery = strings.ReplaceAll(r.query.Encode(), "+", "%20")
 
 	method, body := r.method, r.body
@@ -304,7 +304,7 @@ func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Reque
 	req.Header.Set("Accept-Language", c.acceptLanguage)
 	req.Header.Set("User-Agent", c.userAgent)
 	if body != nil {
-		// Without a body it must not be there: CB_IL02 (kintone-api.md 1.3).
+		// Without a body it must not be there: CB_IL02 (docs/kintone.md 1.3).
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if override {

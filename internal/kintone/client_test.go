@@ -103,8 +103,8 @@ func failure(t *testing.T, err error) *Error {
 	return e
 }
 
-// A bodyless GET with a Content-Type is CB_IL02 (kintone-api.md 1.3); without Accept-Language the language of action
-// names is anybody's guess (kintone-api.md 3).
+// A bodyless GET with a Content-Type is CB_IL02 (docs/kintone.md 1.3); without Accept-Language the language of action
+// names is anybody's guess (docs/kintone.md 3).
 func TestHeadersOfARead(t *testing.T) {
 	s := newSite(t, answers(200, appAnswer))
 	if _, err := s.AppInfo(t.Context(), App{ID: 5}); err != nil {
@@ -147,7 +147,7 @@ func TestHeadersOfAChange(t *testing.T) {
 	}
 }
 
-// kintone prefers a password to a token when both come (kintone-api.md 4): one of them is sent.
+// kintone prefers a password to a token when both come (docs/kintone.md 4): one of them is sent.
 func TestCredentials(t *testing.T) {
 	basic := func(user, password string) string {
 		return base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
@@ -187,7 +187,7 @@ func TestCredentials(t *testing.T) {
 func TestIdentity(t *testing.T) {
 	byToken := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Tokens: []Secret{"t"}})
 	byName := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Username: "robot", Password: "x"})
-	// A token acts as Administrator (kintone-api.md 4).
+	// A token acts as Administrator (docs/kintone.md 4).
 	if got := byToken.Identity(App{ID: 5}); got != "Administrator" {
 		t.Errorf("a token acts as %q, want Administrator", got)
 	}
@@ -309,7 +309,7 @@ func TestCallsRefusedHere(t *testing.T) {
 			_, err := s.UpdateStatuses(ctx, App{ID: 5}, changesOf(manyIDs(1, 101)...))
 			return err
 		},
-		"a record twice": func() error { // what kintone does is unknown (kintone-api.md 3)
+		"a record twice": func() error { // what kintone does is unknown (docs/kintone.md 3)
 			_, err := s.UpdateStatuses(ctx, App{ID: 5}, changesOf(1, 2, 1))
 			return err
 		},
@@ -325,7 +325,7 @@ func TestCallsRefusedHere(t *testing.T) {
 	}
 }
 
-// net/http takes Authorization off a redirect to another host, but not X-Cybozu-API-Token (kintone-api.md 4).
+// net/http takes Authorization off a redirect to another host, but not X-Cybozu-API-Token (docs/kintone.md 4).
 func TestRedirectIsNotFollowed(t *testing.T) {
 	thief := newSite(t, answers(200, appAnswer))
 	for _, status := range []int{301, 302, 303, 307, 308} {
@@ -568,7 +568,7 @@ func TestAnswerHeaders(t *testing.T) {
 	}
 }
 
-// Requests pass the gate and tell it what came, the two headers of kintone-api.md 1.2 included.
+// Requests pass the gate and tell it what came, the two headers of docs/kintone.md 1.2 included.
 func TestRequestsPassTheGate(t *testing.T) {
 	gate := NewGate(GateConfig{RequestsPerSecond: 1000, Concurrency: 40})
 	s := newSite(t, func(w http.ResponseWriter, r *http.Request) {

@@ -13,7 +13,7 @@
 // A wrong "may have acted" costs one more request with the same pins; a wrong "has not" would run an approval twice.
 //
 // kintone carries out a request with many records wholly or not at all, and usually does not say which record it
-// refused (kintone-api.md 2.2). Where it does, Error has the positions, the record ids or the user.
+// refused (docs/kintone.md 2.2). Where it does, Error has the positions, the record ids or the user.
 //
 // All requests of a site pass its [Gate], which bounds how many are out at a time, how many leave per second and per
 // day, and stops them while the site is down. The gate makes callers wait; it fails nobody.

@@ -32,7 +32,7 @@ type Error struct {
 	Status int
 
 	// Code, Message and ID are kintone's. Branch on Code alone: kintone writes Message in the language of the user
-	// (kintone-api.md 2.1), and has changed the HTTP status of codes over the years. ID is what its support asks for.
+	// (docs/kintone.md 2.1), and has changed the HTTP status of codes over the years. ID is what its support asks for.
 	// If Code is empty the answer is not kintone's, or not what was asked for, and Message tells in our words.
 	Code, Message, ID string
 
@@ -116,12 +116,12 @@ const (
 	mostComplaints = 4 // messages kept for one path
 )
 
-// codePattern is the shape of kintone's codes (kintone-api.md 2.3). A proxy's {"code":403} or {"code":"forbidden"} does
+// codePattern is the shape of kintone's codes (docs/kintone.md 2.3). A proxy's {"code":403} or {"code":"forbidden"} does
 // not have it.
 var codePattern = regexp.MustCompile(`^(GAIA|CB|SLASH)_[A-Z]{2,4}[0-9]{1,4}$`)
 
 // refusals520 are the codes that are known to say "nothing was done". kintone answered them with HTTP 520 before it
-// moved to 4xx (kintone-api.md 2.1); 520 with any other code is an unknown error and decides nothing.
+// moved to 4xx (docs/kintone.md 2.1); 520 with any other code is an unknown error and decides nothing.
 var refusals520 = map[string]bool{
 	"CB_AU01": true, "CB_IJ01": true, "CB_IL02": true, "CB_NO02": true, "CB_TW02": true, "CB_VA01": true, "CB_WA01": true,
 	"GAIA_AP01": true, "GAIA_AP15": true, "GAIA_CO02": true, "GAIA_CO03": true, "GAIA_DA02": true, "GAIA_IA02": true,

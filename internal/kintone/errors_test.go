@@ -15,8 +15,8 @@ import (
 	"unicode/utf8"
 )
 
-// Every row of the code table (kintone-api.md 2.3), with the HTTP statuses recorded for it and the texts where one is
-// parsed. Rows whose text names nobody must name nobody (kintone-api.md 2.2).
+// Every row of the code table (docs/kintone.md 2.3), with the HTTP statuses recorded for it and the texts where one is
+// parsed. Rows whose text names nobody must name nobody (docs/kintone.md 2.2).
 var refusals = []struct {
 	statuses []int
 	code     string
@@ -64,7 +64,7 @@ var refusals = []struct {
 	{statuses: []int{400, 520}, code: "GAIA_DA02"},
 	{statuses: []int{400}, code: "GAIA_RE18"},
 	{statuses: []int{400}, code: "GAIA_LT01"},
-	{statuses: []int{429}, code: "GAIA_TO04"}, // an admission refusal: nothing was run (kintone-api.md 1.2)
+	{statuses: []int{429}, code: "GAIA_TO04"}, // an admission refusal: nothing was run (docs/kintone.md 1.2)
 	{statuses: []int{429}, code: "GAIA_TM12"},
 	{statuses: []int{404}, code: "GAIA_CN01"},
 	{statuses: []int{400}, code: "GAIA_TO03"},
@@ -123,7 +123,7 @@ func TestParseErrorKeepsComplaintsByPath(t *testing.T) {
 	if !reflect.DeepEqual(e.Errors, want) {
 		t.Errorf("Errors is %v, want %v", e.Errors, want)
 	}
-	// The errors member comes with CB_VA01 only (kintone-api.md 2.1); under another code it is not trusted.
+	// The errors member comes with CB_VA01 only (docs/kintone.md 2.1); under another code it is not trusted.
 	e = parseError(400, "application/json", []byte(`{"code":"GAIA_IL03","errors":{"records[1].id":{"messages":["one"]}}}`), true, strings.Clone)
 	if e.Errors != nil || e.Indexes != nil {
 		t.Errorf("GAIA_IL03 names %v at %v, want nobody", e.Errors, e.Indexes)

@@ -23,7 +23,7 @@ type GateConfig struct {
 	// RequestsPerSecond is the rate of the whole site; 0 means 10. A second's worth may leave at once.
 	RequestsPerSecond float64
 	// Concurrency is the most requests out at a time; 0 means 10, and 80 is the most. kintone admits 100 per domain,
-	// shared with everybody (kintone-api.md 1.2).
+	// shared with everybody (docs/kintone.md 1.2).
 	Concurrency int
 	// OnChange is told of every change of what Why, Until, Breaker, Halted, Closed and Limit say, in order, one at a
 	// time and under no lock. A caller of the gate or its timer runs it, so it should return soon. It may be nil.
@@ -89,7 +89,7 @@ type Permit struct {
 type Answer struct {
 	Err *Error // nil: done
 	// Running and Limit are X-ConcurrencyLimit-Running and -Limit, which kintone sends with every answer
-	// (kintone-api.md 1.2); Limit 0 when absent.
+	// (docs/kintone.md 1.2); Limit 0 when absent.
 	Running, Limit int
 }
 
@@ -183,7 +183,7 @@ func (g *Gate) SetBudget(app int64, perDay, spentToday int) {
 }
 
 // Spent returns the day, such as "2026-11-22", and how many requests to app have left in it. kintone's day turns at
-// 00:00 UTC, which is 09:00 in Japan (kintone-api.md 1.2).
+// 00:00 UTC, which is 09:00 in Japan (docs/kintone.md 1.2).
 func (g *Gate) Spent(app int64) (day string, requests int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -457,7 +457,7 @@ type flow struct {
 	pausedUntil time.Time // after a 429 nobody goes before
 }
 
-// Near its limit kintone's users are served before us: Cybozu's own sample backs off at 20 below (kintone-api.md 1.2).
+// Near its limit kintone's users are served before us: Cybozu's own sample backs off at 20 below (docs/kintone.md 1.2).
 const headroom = 20
 
 // wait returns 0 when one more may go.

@@ -17,7 +17,7 @@ const (
 	// MaxStatusChanges is how many records one call of UpdateStatuses changes at most (SEED2).
 	MaxStatusChanges = 100
 
-	// MaxRecords is how many records one call of RecordsByID reads at most (kintone-api.md 1.1).
+	// MaxRecords is how many records one call of RecordsByID reads at most (docs/kintone.md 1.1).
 	MaxRecords = 500
 )
 
@@ -35,7 +35,7 @@ type StatusChange struct {
 	Action string
 
 	// Assignee is a login name, or "" for none. kintone demands it where the status to come is one that a user picks the
-	// assignee of (GAIA_SA01) and refuses it elsewhere (GAIA_SA04; kintone-api.md 3).
+	// assignee of (GAIA_SA01) and refuses it elsewhere (GAIA_SA04; docs/kintone.md 3).
 	Assignee string
 }
 
@@ -52,7 +52,7 @@ type Record struct {
 }
 
 // UpdateStatus runs one action on one record: PUT record/status.json. Unlike UpdateStatuses it fires webhooks
-// (kintone-api.md 3). The error is an *Error.
+// (docs/kintone.md 3). The error is an *Error.
 func (c *Client) UpdateStatus(ctx context.Context, app App, change StatusChange) (RecordRevision, error) {
 	result := RecordRevision{Record: change.Record}
 	err := c.do(ctx, app, request{
@@ -83,7 +83,7 @@ func (c *Client) UpdateStatus(ctx context.Context, app App, change StatusChange)
 }
 
 // UpdateStatuses runs 1 to MaxStatusChanges actions, each on a record of its own: PUT records/status.json. kintone runs
-// all of them or none (kintone-api.md 3). The revisions come in the order of the changes. The error is an *Error; an
+// all of them or none (docs/kintone.md 3). The revisions come in the order of the changes. The error is an *Error; an
 // answer of success that does not fit the changes one by one is an error, too, and one that may have acted.
 func (c *Client) UpdateStatuses(ctx context.Context, app App, changes []StatusChange) ([]RecordRevision, error) {
 	members := make([]member, len(changes))
@@ -193,7 +193,7 @@ func checkChanges(changes []StatusChange) error {
 			return err
 		}
 		if seen[ch.Record] {
-			// What kintone does then is not known (kintone-api.md 3).
+			// What kintone does then is not known (docs/kintone.md 3).
 			return fmt.Errorf("record %d is there twice", ch.Record)
 		}
 		seen[ch.Record] = true

@@ -25,7 +25,7 @@ func TestUpdateStatus(t *testing.T) {
 }
 
 // The body of the call for many records, as in SEED2. Without an assignee the member must be absent: an assignee where
-// none may be given is GAIA_SA04 (kintone-api.md 3).
+// none may be given is GAIA_SA04 (docs/kintone.md 3).
 func TestUpdateStatuses(t *testing.T) {
 	s := newSite(t, answers(200, `{"records":[{"id":"2","revision":"3"},{"id":1,"revision":9}]}`))
 	got, err := s.UpdateStatuses(t.Context(), App{ID: 4}, []StatusChange{
@@ -97,7 +97,7 @@ func TestUpdateStatusesNamesOnlyItsMembers(t *testing.T) {
 	}
 }
 
-// GAIA_CO02 comes with 409 and names nobody (kintone-api.md 2.2, 2.3).
+// GAIA_CO02 comes with 409 and names nobody (docs/kintone.md 2.2, 2.3).
 func TestRefusalOverTheWire(t *testing.T) {
 	s := newSite(t, answers(409, `{"code":"GAIA_CO02","id":"abc","message":"not the latest"}`))
 	_, err := s.UpdateStatuses(t.Context(), App{ID: 4}, changesOf(1, 2))
@@ -137,13 +137,13 @@ func TestRecordsByID(t *testing.T) {
 	if got := u.Query(); !reflect.DeepEqual(got, wantQuery) {
 		t.Errorf("the query is %v, want %v", got, wantQuery)
 	}
-	// Raw brackets were once CB_IL02 (kintone-api.md 1.3); a plus is a space in forms only.
+	// Raw brackets were once CB_IL02 (docs/kintone.md 1.3); a plus is a space in forms only.
 	if strings.ContainsAny(r.uri, "[]+") {
 		t.Errorf("the URL has brackets or pluses as they are: %s", r.uri)
 	}
 }
 
-// A URL that is too long is refused; the remedy is POST with X-HTTP-Method-Override (kintone-api.md 1.1).
+// A URL that is too long is refused; the remedy is POST with X-HTTP-Method-Override (docs/kintone.md 1.1).
 func TestRecordsByIDOverridesLongURLs(t *testing.T) {
 	for _, c := range []struct {
 		ids      []int64
@@ -215,7 +215,7 @@ func TestOverriddenReadNeverActs(t *testing.T) {
 	}
 }
 
-// While process management is off, records have no status and the form still lists the field (kintone-api.md 3).
+// While process management is off, records have no status and the form still lists the field (docs/kintone.md 3).
 func TestRecordsByIDWithoutProcessManagement(t *testing.T) {
 	s := newSite(t, answers(200, `{"records":[{"$id":{"value":"1"},"$revision":{"value":"2"},"更新者":{"value":{"code":"sato"}}}]}`))
 	off := someFields

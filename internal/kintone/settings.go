@@ -11,7 +11,7 @@ import (
 )
 
 // Fields are the codes of the fields that a status change looks at. They are found by type: their codes depend on the
-// language that the app was made in, and can be changed (kintone-api.md 3). A code is "" if the app has no such field.
+// language that the app was made in, and can be changed (docs/kintone.md 3). A code is "" if the app has no such field.
 type Fields struct {
 	Status       string // type STATUS
 	Assignee     string // type STATUS_ASSIGNEE
@@ -19,7 +19,7 @@ type Fields struct {
 	RecordNumber string // type RECORD_NUMBER
 
 	// Enabled says that process management is on. While it is off the form still lists the status field, but records
-	// have no value for it (kintone-api.md 3).
+	// have no value for it (docs/kintone.md 3).
 	Enabled bool
 
 	// Types maps the code of every top-level field to its type. The fields in a table are not in it.
@@ -52,7 +52,7 @@ type AssigneeType string
 
 const (
 	AssigneeOne AssigneeType = "ONE" // one of them, picked by the acting user
-	AssigneeAll AssigneeType = "ALL" // every one; the status moves after the last, not with the first 200 (kintone-api.md 3)
+	AssigneeAll AssigneeType = "ALL" // every one; the status moves after the last, not with the first 200 (docs/kintone.md 3)
 	AssigneeAny AssigneeType = "ANY" // any one of them
 )
 
@@ -116,7 +116,7 @@ func (c *Client) FormFields(ctx context.Context, app App) (Fields, error) {
 }
 
 // Process reads the app's process management: GET app/status.json. The names are those that the executing user must
-// send (kintone-api.md 3). The error is an *Error.
+// send (docs/kintone.md 3). The error is an *Error.
 func (c *Client) Process(ctx context.Context, app App) (*Process, error) {
 	var process *Process
 	err := c.do(ctx, app, request{
@@ -312,7 +312,7 @@ func decodeProcess(body []byte) (*Process, error) {
 	}
 	for _, a := range answer.Actions {
 		if a.Type == "" {
-			a.Type = ActionPrimary // answers from before SECONDARY actions came do not have it (kintone-api.md 5)
+			a.Type = ActionPrimary // answers from before SECONDARY actions came do not have it (docs/kintone.md 5)
 		}
 		process.Actions = append(process.Actions, Action{
 			Name: a.Name, From: a.From, To: a.To,

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Codes of built-in fields follow the language in which the app was made; they are found by type (kintone-api.md 3).
+// Codes of built-in fields follow the language in which the app was made; they are found by type (docs/kintone.md 3).
 func TestFormFields(t *testing.T) {
 	s := newSite(t, answers(200, `{"revision":"2","properties":{
 		"状态":{"type":"STATUS","code":"状态","label":"状态","enabled":true},
@@ -26,7 +26,7 @@ func TestFormFields(t *testing.T) {
 	}
 }
 
-// While process management is off the form still lists the field, with enabled false (kintone-api.md 3).
+// While process management is off the form still lists the field, with enabled false (docs/kintone.md 3).
 func TestFormFieldsWithProcessManagementOff(t *testing.T) {
 	s := newSite(t, answers(200, `{"properties":{"Status":{"type":"STATUS","enabled":false}}}`))
 	got, err := s.FormFields(t.Context(), App{ID: 5})
@@ -39,7 +39,7 @@ func TestFormFieldsWithProcessManagementOff(t *testing.T) {
 	}
 }
 
-// The answer's shape is that of kintone-api.md 5: indexes and the revision are strings, a CREATOR has the code null,
+// The answer's shape is that of docs/kintone.md 5: indexes and the revision are strings, a CREATOR has the code null,
 // answers from before 2025 have neither type nor executableUser.
 const processAnswer = `{"enable":true,"revision":"17","states":{
 	"Not started":{"name":"Not started","index":"0","assignee":{"type":"ONE","entities":[{"entity":{"type":"FIELD_ENTITY","code":"creator"},"includeSubs":false}]}},
@@ -62,7 +62,7 @@ func readProcess(t *testing.T, answer string) *Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// lang=user gives the names that the executing user has to send (kintone-api.md 3).
+	// lang=user gives the names that the executing user has to send (docs/kintone.md 3).
 	if uri := s.only(t).uri; uri != "/k/v1/app/status.json?app=5&lang=user" {
 		t.Errorf("asked %s", uri)
 	}
@@ -101,7 +101,7 @@ func TestProcess(t *testing.T) {
 	}
 }
 
-// States are null if process management was never set up (kintone-api.md 5).
+// States are null if process management was never set up (docs/kintone.md 5).
 func TestProcessNeverSetUp(t *testing.T) {
 	p := readProcess(t, `{"enable":false,"states":null,"actions":null,"revision":"1"}`)
 	if p.Enabled || p.States != nil || p.Actions != nil || p.First() != "" {

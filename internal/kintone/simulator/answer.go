@@ -81,7 +81,7 @@ func (k *Kintone) getRecord(a *app, by caller, _ *call, params any, _ time.Time)
 }
 
 // appendRecord writes a record. Fields that are not wanted, that the caller may not see, or that belong to process
-// management while it is off are not there at all (kintone-api.md 3); codes that do not exist are passed over.
+// management while it is off are not there at all (docs/kintone.md 3); codes that do not exist are passed over.
 func (a *app) appendRecord(b []byte, id int64, r *recordData, wanted map[string]bool, by caller) []byte {
 	b = append(b, '{')
 	first := true
@@ -216,7 +216,7 @@ func (k *Kintone) getProcess(a *app, by caller, _ *call, params any, _ time.Time
 	}
 	reply := struct {
 		Enable   bool             `json:"enable"`
-		States   map[string]state `json:"states"` // null if never set up (kintone-api.md 5)
+		States   map[string]state `json:"states"` // null if never set up (docs/kintone.md 5)
 		Actions  []action         `json:"actions"`
 		Revision string           `json:"revision"`
 	}{Enable: a.flow.Enabled, Revision: strconv.FormatInt(a.flow.revision, 10)}
@@ -241,7 +241,7 @@ func (k *Kintone) getProcess(a *app, by caller, _ *call, params any, _ time.Time
 }
 
 // getFields lists the fields with the status fields among them even while process management is off, then marked as not
-// enabled (kintone-api.md 3, Disabled process).
+// enabled (docs/kintone.md 3, Disabled process).
 func (k *Kintone) getFields(a *app, _ caller, _ *call, _ any, _ time.Time) ([]byte, *Refusal) {
 	type property struct {
 		Type    string `json:"type"`

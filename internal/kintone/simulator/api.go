@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	maxURL        = 8 << 10 // kintone-api.md 1.1
+	maxURL        = 8 << 10 // docs/kintone.md 1.1
 	maxBody       = 8 << 20 // kintone's own limit is not recorded
-	maxTokens     = 9       // kintone-api.md 1.1
+	maxTokens     = 9       // docs/kintone.md 1.1
 	maxMembers    = 100     // SEED2
 	maxJSONDepth  = 16
 	jsonMediaType = "application/json"
@@ -187,7 +187,7 @@ func (k *Kintone) leave() {
 }
 
 // admissionRefusal is 429: nothing was executed, the text is English whatever language is asked for, and there is no
-// Retry-After unless a fault wants one (kintone-api.md 1.2).
+// Retry-After unless a fault wants one (docs/kintone.md 1.2).
 func (k *Kintone) admissionRefusal(w http.ResponseWriter, c *call, running int, after time.Duration) {
 	a := k.objection(c, refuse("GAIA_TO04", ""))
 	k.headers(w, a)
@@ -275,7 +275,7 @@ func (k *Kintone) perform(c *call, now time.Time) ([]byte, *Refusal) {
 	return e.run(k, a, by, c, params, now)
 }
 
-// authenticate finds out who calls. A password wins over tokens, even a wrong one over good ones (kintone-api.md 4).
+// authenticate finds out who calls. A password wins over tokens, even a wrong one over good ones (docs/kintone.md 4).
 // OAuth, session and basic authentication are not spoken: a request with nothing else is not logged in.
 func (k *Kintone) authenticate(c *call) (caller, []string, *Refusal) {
 	if sent := c.header.Values("X-Cybozu-Authorization"); len(sent) > 0 {
@@ -304,7 +304,7 @@ func (k *Kintone) authenticate(c *call) (caller, []string, *Refusal) {
 	return caller{login: Administrator, token: true}, tokens, nil
 }
 
-// reach finds the app and checks that the path is the one for it (kintone-api.md 2.3 and 4).
+// reach finds the app and checks that the path is the one for it (docs/kintone.md 2.3 and 4).
 func (k *Kintone) reach(c *call, id int64) (*app, *Refusal) {
 	a, ok := k.apps[id]
 	switch {
@@ -320,7 +320,7 @@ func (k *Kintone) reach(c *call, id int64) (*app, *Refusal) {
 
 // admit checks what the caller may do with the app. Every token that is sent has to exist and to be in force, and one of
 // them has to be the app's: GAIA_IA02 stands for tokens of other apps and for tokens whose app was not updated yet
-// (kintone-api.md 2.3).
+// (docs/kintone.md 2.3).
 func (k *Kintone) admit(a *app, by caller, tokens []string, may func(Token) bool) *Refusal {
 	if !by.token {
 		if a.Viewers != nil && !slices.Contains(a.Viewers, by.login) {
@@ -357,7 +357,7 @@ func (k *Kintone) token(value string) (Token, *app) {
 	return Token{}, nil
 }
 
-// envelope is the form of every error (kintone-api.md 2.1). The mutex is held.
+// envelope is the form of every error (docs/kintone.md 2.1). The mutex is held.
 func (k *Kintone) envelope(c *call, r *Refusal) *answer {
 	k.counts.Refused++
 	k.counts.Codes[r.Code]++
@@ -393,7 +393,7 @@ func (k *Kintone) envelope(c *call, r *Refusal) *answer {
 }
 
 // preferred returns "ja", "en" or "zh" for the first of these languages in an Accept-Language header. A lone * counts as
-// none (kintone-api.md 3).
+// none (docs/kintone.md 3).
 func preferred(header, otherwise string) string {
 	for tag := range strings.SplitSeq(header, ",") {
 		tag, _, _ = strings.Cut(strings.TrimSpace(tag), ";")

@@ -13,7 +13,7 @@ import (
 	"statusq/internal/kintone/simulator"
 )
 
-// kintone-api.md 2.1: errors are {code, id, message}, errors only with CB_VA01; the code is in a header as well.
+// docs/kintone.md 2.1: errors are {code, id, message}, errors only with CB_VA01; the code is in a header as well.
 func TestErrorEnvelope(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	a := putOne(t, k, `{"app":5,"id":1,"action":"Approve"}`)
@@ -30,7 +30,7 @@ func TestErrorEnvelope(t *testing.T) {
 	}
 }
 
-// kintone-api.md 2.1: messages follow Accept-Language, and without one the domain.
+// docs/kintone.md 2.1: messages follow Accept-Language, and without one the domain.
 func TestMessagesFollowTheLanguage(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	japanese := regexp.MustCompile(`\p{Han}|\p{Katakana}`)
@@ -46,7 +46,7 @@ func TestMessagesFollowTheLanguage(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.2: the concurrency headers are on every answer, good or bad.
+// docs/kintone.md 1.2: the concurrency headers are on every answer, good or bad.
 func TestConcurrencyHeadersOnEveryAnswer(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	for _, a := range []reply{get(t, k, "/k/v1/app.json?id=5"), get(t, k, "/k/v1/app.json?id=6")} {
@@ -56,7 +56,7 @@ func TestConcurrencyHeadersOnEveryAnswer(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.2: request 101 of a domain gets 429 GAIA_TO04, in English, with the number running, no Retry-After,
+// docs/kintone.md 1.2: request 101 of a domain gets 429 GAIA_TO04, in English, with the number running, no Retry-After,
 // and is not executed.
 func TestConcurrencyLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestConcurrencyLimit(t *testing.T) {
 	})
 }
 
-// kintone-api.md 2.3 and SEED2: validation names every bad member by index.
+// docs/kintone.md 2.3 and SEED2: validation names every bad member by index.
 func TestValidation(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	long := strings.Repeat("長", 65)
@@ -139,7 +139,7 @@ func TestHundredMembers(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.3 and 2.3: what is wrong with a request before its content is looked at.
+// docs/kintone.md 1.3 and 2.3: what is wrong with a request before its content is looked at.
 func TestFormOfRequests(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	good := `{"app":5,"id":1,"action":"Start"}`
@@ -169,7 +169,7 @@ func TestFormOfRequests(t *testing.T) {
 	wantOK(t, putOne(t, k, good, header("Content-Type", "Application/JSON; charset=utf-8")))
 }
 
-// kintone-api.md 1.1: URLs over 8 KB are refused. What is not there is no JSON.
+// docs/kintone.md 1.1: URLs over 8 KB are refused. What is not there is no JSON.
 func TestPagesThatAreNotKintones(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	for name, c := range map[string]struct {
@@ -193,7 +193,7 @@ func TestPagesThatAreNotKintones(t *testing.T) {
 	wantUntouched(t, k)
 }
 
-// kintone-api.md 4: who may ask, and with what.
+// docs/kintone.md 4: who may ask, and with what.
 func TestCredentials(t *testing.T) {
 	k := newKintone(t, simulator.App{Tokens: []simulator.Token{
 		simulator.ViewToken(token), {Value: "inert", View: true}, {Value: "manager", Manage: true, Activated: true}, {Value: "blind", Activated: true},
@@ -244,7 +244,7 @@ func TestCredentials(t *testing.T) {
 	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5"), 400, "GAIA_IA02")
 }
 
-// kintone-api.md 2.3 and 4: apps of guest spaces have a path of their own.
+// docs/kintone.md 2.3 and 4: apps of guest spaces have a path of their own.
 func TestGuestSpaces(t *testing.T) {
 	k := newKintone(t, simulator.App{GuestSpace: 3})
 	k.AddApp(simulator.App{ID: 6, Tokens: []simulator.Token{simulator.ViewToken("other")}})
@@ -255,7 +255,7 @@ func TestGuestSpaces(t *testing.T) {
 	wantRefusal(t, get(t, k, "/k/guest/3/v1/app.json?id=6", header("X-Cybozu-API-Token", "other")), 403, "CB_NO02")
 }
 
-// kintone-api.md 5: the settings as GET app/status.json gives them; index is a string, CREATOR has no code.
+// docs/kintone.md 5: the settings as GET app/status.json gives them; index is a string, CREATOR has no code.
 func TestProcessSettings(t *testing.T) {
 	p := simulator.Process{
 		Enabled: true,
@@ -282,7 +282,7 @@ func TestProcessSettings(t *testing.T) {
 	wantInvalid(t, get(t, k, "/k/v1/app/status.json"), "app")
 }
 
-// The fields of an app go by their own codes; kintone-api.md 3: the status field is the one of type STATUS.
+// The fields of an app go by their own codes; docs/kintone.md 3: the status field is the one of type STATUS.
 func TestFieldCodes(t *testing.T) {
 	k := newKintone(t, simulator.App{
 		StatusField: "ステータス", AssigneeField: "作業者", ModifierField: "更新者", RecordNumberField: "番号", AppCode: "ORD",
@@ -314,7 +314,7 @@ func TestFieldCodes(t *testing.T) {
 	wantInvalid(t, get(t, k, "/k/v1/app.json?app=5"), "id", "app")
 }
 
-// kintone-api.md 1.2: the day of the quota begins at 09:00 JST, which is 00:00 UTC; calls past it are not refused.
+// docs/kintone.md 1.2: the day of the quota begins at 09:00 JST, which is 00:00 UTC; calls past it are not refused.
 func TestDayCounterTurnsAtMidnightUTC(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // begins at midnight UTC, 2000-01-01
 		k := newKintone(t, simulator.App{})

@@ -19,7 +19,7 @@
 //
 // # How strict it is
 //
-// What docs/kintone.md (in comments: kintone-api.md, with its sources' short names) knows, it does. What that sheet leaves open takes the stricter reading, so that a client which
+// What docs/kintone.md (in comments: docs/kintone.md, with its sources' short names) knows, it does. What that sheet leaves open takes the stricter reading, so that a client which
 // passes here makes no use of a kindness that kintone may not have: a record named twice in one call, a member of the
 // body that is not known, an empty assignee, a raw bracket in the query string are all refused. The sheet has no code for
 // some of these; each such choice is commented where it is made.

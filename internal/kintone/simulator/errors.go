@@ -12,7 +12,7 @@ import (
 type Refusal struct {
 	Status int    // HTTP status
 	Code   string // "GAIA_IL03"
-	Detail string // what the text names: a record, an app or a user; most name nothing (kintone-api.md 2.2)
+	Detail string // what the text names: a record, an app or a user; most name nothing (docs/kintone.md 2.2)
 
 	invalid map[string][]text // with CB_VA01 only: "records[3].id" to what is wrong there
 }
@@ -39,7 +39,7 @@ func (t text) in(language string) string {
 	return t.en
 }
 
-// catalogue holds what the simulator can answer. Statuses are the recent ones of kintone-api.md 2.3; the sentences are
+// catalogue holds what the simulator can answer. Statuses are the recent ones of docs/kintone.md 2.3; the sentences are
 // the simulator's own, since a client may branch on the code only. %s is the detail.
 var catalogue = map[string]struct {
 	status int
@@ -71,7 +71,7 @@ var catalogue = map[string]struct {
 		"The revision is not the latest. Somebody may have changed the record.", "リビジョンが最新ではありません。ほかのユーザーが更新した可能性があります。"}},
 	"GAIA_DA02": {http.StatusBadRequest, text{"The database could not be locked.", "データベースのロックに失敗しました。"}},
 	"GAIA_TO04": {http.StatusTooManyRequests, text{
-		"Too many requests at a time.", "Too many requests at a time."}}, // always English: kintone-api.md 1.2
+		"Too many requests at a time.", "Too many requests at a time."}}, // always English: docs/kintone.md 1.2
 	"GAIA_QU01": {http.StatusBadRequest, text{"limit can be 1 to 500.", "limitは1から500です。"}},
 	"GAIA_QU02": {http.StatusBadRequest, text{"offset can be 0 to 10000.", "offsetは0から10000です。"}},
 	"GAIA_IQ03": {http.StatusBadRequest, text{

@@ -134,7 +134,7 @@ func (k *Kintone) decide(c *call) Fault {
 	return f
 }
 
-// validate refuses what kintone never does: 429 and DA02 are given before anything is executed (kintone-api.md 1.2
+// validate refuses what kintone never does: 429 and DA02 are given before anything is executed (docs/kintone.md 1.2
 // and 2.3).
 func (f Fault) validate() error {
 	switch {

@@ -117,7 +117,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// reliability.md 2.3, H3: a late commit happens after we looked, with every check made then.
+// A late commit happens after we looked, with every check made then.
 func TestLateCommit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKintone(t, simulator.App{})
@@ -186,7 +186,7 @@ func TestEveryLookSeesWhatWasDue(t *testing.T) {
 	}
 }
 
-// reliability.md 3.3: before the checker runs, everything that was put off is executed, in its order.
+// Before the checker runs, everything that was put off is executed, in its order.
 func TestFlush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKintone(t, simulator.App{})
@@ -287,7 +287,7 @@ func TestHang(t *testing.T) {
 	}
 }
 
-// reliability.md 2.3, H8: somebody else resends our PUT. Unpinned it acts twice in a self-loop, pinned never.
+// Somebody else resends our PUT. Unpinned it acts twice in a self-loop, pinned never.
 func TestRepeat(t *testing.T) {
 	loop := simulator.Workflow()
 	loop.Actions = append(loop.Actions, simulator.Action{Name: "Again", From: "Not started", To: "Not started"})
@@ -346,7 +346,7 @@ func TestFaultFunctionSeesTheRequest(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.2 and 2.3: 429 and GAIA_DA02 are given before anything is executed.
+// docs/kintone.md 1.2 and 2.3: 429 and GAIA_DA02 are given before anything is executed.
 func TestImpossibleFaultsPanic(t *testing.T) {
 	for _, f := range []simulator.Fault{
 		{Kind: simulator.TooManyRequests, Applied: true}, {Kind: simulator.Locked, Applied: true}, {Kind: 99}, {Kind: -1}, {Delay: -1},

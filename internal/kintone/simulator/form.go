@@ -22,7 +22,7 @@ func (c *call) members() (map[string]any, *Refusal) {
 	switch {
 	case len(c.body) == 0 && c.method == http.MethodGet:
 		if contentType != "" {
-			return nil, refuse("CB_IL02", "") // kintone-api.md 1.3
+			return nil, refuse("CB_IL02", "") // docs/kintone.md 1.3
 		}
 		return c.urlMembers()
 	case !isJSON || c.rawQuery != "":
@@ -37,7 +37,7 @@ func (c *call) members() (map[string]any, *Refusal) {
 	return m, nil
 }
 
-// urlMembers reads a query string. Brackets have to be percent-encoded (kintone-api.md 1.3: raw ones were once answered
+// urlMembers reads a query string. Brackets have to be percent-encoded (docs/kintone.md 1.3: raw ones were once answered
 // with CB_IL02). fields[0], fields[1] and so on become one list.
 func (c *call) urlMembers() (map[string]any, *Refusal) {
 	values, err := url.ParseQuery(c.rawQuery)
@@ -266,7 +266,7 @@ func readStatusChange(f *form) any {
 }
 
 // readStatusChanges reads 1 to 100 members. A record that is named twice is refused: no source says what kintone does
-// with it (kintone-api.md 3).
+// with it (docs/kintone.md 3).
 func readStatusChanges(f *form) any {
 	v, ok := f.get("records")
 	members, isList := v.([]any)

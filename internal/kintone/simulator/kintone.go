@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Administrator is the user that API tokens act as (kintone-api.md 4). It always exists; it can log in with a password
+// Administrator is the user that API tokens act as (docs/kintone.md 4). It always exists; it can log in with a password
 // only after AddUser gave it one.
 const Administrator = "Administrator"
 
@@ -29,7 +29,7 @@ type Config struct {
 	Language string
 
 	// PartialStep is what an action adds to the revision when not all assignees of an ALL status have acted yet, so that
-	// the status stays. Default 1; nobody knows kintone's number (kintone-api.md, "Open").
+	// the status stays. Default 1; nobody knows kintone's number (docs/kintone.md 7).
 	PartialStep int64
 
 	// Seed drives support ids and jitter.
@@ -437,7 +437,7 @@ func (k *Kintone) record(app, record int64) (*app, *recordData, error) {
 }
 
 // count enters a request into the day counter of its app. Kintone's day begins at 09:00 JST, which is 00:00 UTC
-// (kintone-api.md 1.2). Refused requests count as well: that they do not is nowhere recorded.
+// (docs/kintone.md 1.2). Refused requests count as well: that they do not is nowhere recorded.
 func (k *Kintone) count(app int64, now time.Time) {
 	if _, ok := k.apps[app]; !ok {
 		return

@@ -15,7 +15,7 @@ import (
 // predicate reports whether a record meets a condition.
 type predicate func(id int64, r *recordData) bool
 
-// query is a compiled query: conditions, order, limit and offset (kintone-api.md 6). What the simulator does not speak
+// query is a compiled query: conditions, order, limit and offset (docs/kintone.md 6). What the simulator does not speak
 // (like, functions) is refused as unreadable.
 type query struct {
 	filter
@@ -50,7 +50,7 @@ const (
 // idField is $id, which every app has without listing it.
 var idField = appField{Field{Code: "$id", Type: "__ID__"}, true}
 
-// operators says which operators a type of field takes (kintone-api.md 6).
+// operators says which operators a type of field takes (docs/kintone.md 6).
 var operators = map[string]string{
 	"__ID__": numeric, "RECORD_NUMBER": numeric, "NUMBER": numeric, "CALC": numeric,
 	"SINGLE_LINE_TEXT": textual, "LINK": textual, "STATUS": textual,
@@ -119,7 +119,7 @@ func (k *Kintone) compile(a *app, source string, by caller) (*query, *Refusal) {
 	return q, nil
 }
 
-// unreadable is a mistake in the query (kintone-api.md 2.3: CB_VA01 with errors.query).
+// unreadable is a mistake in the query (docs/kintone.md 2.3: CB_VA01 with errors.query).
 func unreadable() *Refusal {
 	c := complaints{}
 	c.add("query", badQuery)
@@ -332,7 +332,7 @@ func inWord(c rune) bool {
 }
 
 // scanString reads a literal in double quotes. Backslash stands before quote, backslash, t and n; raw tabs and line
-// breaks are refused (kintone-api.md 6).
+// breaks are refused (docs/kintone.md 6).
 func scanString(s string) (literal string, length int, ok bool) {
 	b := new(strings.Builder)
 	for i := 1; i < len(s); i++ {
@@ -506,7 +506,7 @@ func (p *parser) value() string {
 	return t.text
 }
 
-// numeric compares numbers. Record numbers may carry the app's code, $id may not (kintone-api.md 6).
+// numeric compares numbers. Record numbers may carry the app's code, $id may not (docs/kintone.md 6).
 func (p *parser) numeric(f appField, operator string, values []string) filter {
 	a := p.a
 	if f.Type == "__ID__" || f.Type == "RECORD_NUMBER" {

@@ -48,7 +48,7 @@ func found(t *testing.T, a reply) []string {
 	return ids
 }
 
-// kintone-api.md 6.
+// docs/kintone.md 6.
 func TestQueries(t *testing.T) {
 	k := library(t)
 	for query, want := range map[string]string{
@@ -100,7 +100,7 @@ func TestQueries(t *testing.T) {
 	}
 }
 
-// kintone-api.md 2.3 and 6: what queries are refused for.
+// docs/kintone.md 2.3 and 6: what queries are refused for.
 func TestBadQueries(t *testing.T) {
 	k := library(t)
 	for query, code := range map[string]string{
@@ -145,7 +145,7 @@ func TestBadQueries(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.1: default limit 100, totalCount null unless asked for.
+// docs/kintone.md 1.1: default limit 100, totalCount null unless asked for.
 func TestPagesAndTotals(t *testing.T) {
 	k := newKintone(t, simulator.App{Records: 1234})
 	if ids := found(t, get(t, k, "/k/v1/records.json?app=5")); len(ids) != 100 || ids[0] != "1234" || ids[99] != "1135" {
@@ -175,7 +175,7 @@ func TestPagesAndTotals(t *testing.T) {
 	}
 }
 
-// kintone-api.md 1.1 and 1.3: parameters in a body, by GET or by POST with an override; 100 fields in a URL, 1000 in a
+// docs/kintone.md 1.1 and 1.3: parameters in a body, by GET or by POST with an override; 100 fields in a URL, 1000 in a
 // body.
 func TestParametersInABody(t *testing.T) {
 	k := newKintone(t, simulator.App{})

@@ -123,7 +123,7 @@ func (a *app) addField(f Field) {
 }
 
 // start puts the records that have no status yet into the first one, once there is one: turning process management on
-// in mid-life does that to every record (kintone-api.md 8).
+// in mid-life does that to every record (docs/kintone.md 3).
 func (a *app) start() {
 	if a.template.status != "" || len(a.flow.States) == 0 {
 		return

@@ -14,7 +14,7 @@ import (
 // flow is an app's process management, checked and made quick to use.
 type flow struct {
 	Process
-	revision int64          // of the app's settings; unrelated to the revisions of records (kintone-api.md 5)
+	revision int64          // of the app's settings; unrelated to the revisions of records (docs/kintone.md 5)
 	states   map[string]int // name to position
 	leaving  map[leave][]arrow
 }
@@ -94,7 +94,7 @@ func (k *Kintone) newFlow(a *app, p Process) (*flow, error) {
 			object("status %q: no assignee type %q", s.Name, s.AssigneeType)
 		}
 		// The first status is always ONE with nobody or the creator's field, and CREATOR itself is refused there
-		// (kintone-api.md 3, Assignees).
+		// (docs/kintone.md 3, Assignees).
 		byCreator := len(s.Entities) == 1 && s.Entities[0].Type == "FIELD_ENTITY" && s.Entities[0].Code == a.CreatorField
 		if i == 0 && (s.AssigneeType != One || len(s.Entities) > 0 && !byCreator) {
 			object("first status %q: assignees can be ONE with nobody or with FIELD_ENTITY %s", s.Name, a.CreatorField)
@@ -190,7 +190,7 @@ func (f *flow) say(language, name string) string {
 }
 
 // named returns the actions that a caller may mean when a record is in a status. A translated action answers to its
-// translation only: in another language it is unknown (kintone-api.md 3, Action names and language).
+// translation only: in another language it is unknown (docs/kintone.md 3, Action names and language).
 func (f *flow) named(language, status, name string) []arrow {
 	if len(f.Translations[language]) == 0 {
 		return f.leaving[leave{status, name}]
@@ -257,7 +257,7 @@ func (k *Kintone) judgeOne(a *app, actor caller, c statusChange) (move, *Refusal
 		return move{}, refusal
 	}
 
-	// In an ALL status the record stays until the last assignee has acted (kintone-api.md 3, Assignees). What happens
+	// In an ALL status the record stays until the last assignee has acted (docs/kintone.md 3, Assignees). What happens
 	// when they choose different actions is not recorded; here the last one decides.
 	if waiting := without(r.assignees, actor.login); a.assigneeType(r) == All && !action.Secondary && len(waiting) > 0 {
 		return move{c.record, action.Name, r.status, r.status, k.cfg.PartialStep, waiting}, nil
@@ -288,7 +288,7 @@ func (a *app) mayAct(actor caller, r *recordData, arrows []arrow) bool {
 }
 
 // checkAssignee: the state that is moved to asks for an assignee if it is ONE and has users to choose from, which a first
-// status with the creator as assignee has as well; anywhere else none may be given (SEED2; kintone-api.md 3). The code
+// status with the creator as assignee has as well; anywhere else none may be given (SEED2; docs/kintone.md 3). The code
 // for a user who exists but cannot be chosen is not recorded; he counts as missing here.
 func (k *Kintone) checkAssignee(a *app, r *recordData, to State, assignee string) *Refusal {
 	var choice []string

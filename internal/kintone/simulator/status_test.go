@@ -33,7 +33,7 @@ func TestAnswerFollowsRequestOrder(t *testing.T) {
 	}
 }
 
-// kintone-api.md 3 (EMU-notes): one failing member rolls everything back, members before it too.
+// docs/kintone.md 3 (EMU-notes): one failing member rolls everything back, members before it too.
 func TestOneBadMemberRollsBackAll(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	a := put(t, k, `{"app":5,"records":[{"id":1,"action":"Start"},{"id":2,"action":"Approve"},{"id":3,"action":"Start"}]}`)
@@ -42,7 +42,7 @@ func TestOneBadMemberRollsBackAll(t *testing.T) {
 	wantRecord(t, k, 1, 1, "Not started")
 }
 
-// kintone-api.md 2.3: GAIA_CO02 409 when the revision is not the latest; -1 or none is unchecked (SEED2).
+// docs/kintone.md 2.3: GAIA_CO02 409 when the revision is not the latest; -1 or none is unchecked (SEED2).
 func TestStaleRevisionIsRefused(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	if err := k.Edit(5, 1, "sato"); err != nil {
@@ -57,7 +57,7 @@ func TestStaleRevisionIsRefused(t *testing.T) {
 	wantOK(t, putOne(t, k, `{"app":5,"id":3,"action":"Start"}`))
 }
 
-// reliability.md 2.4, L1: of any number of requests pinned at one revision at most one commits, also in a workflow that
+// Of any number of requests pinned at one revision at most one commits, also in a workflow that
 // comes back to where it was.
 func TestPinCommitsOnceInACycle(t *testing.T) {
 	k := newKintone(t, simulator.App{})
@@ -72,7 +72,7 @@ func TestPinCommitsOnceInACycle(t *testing.T) {
 	}
 }
 
-// kintone-api.md 2.2: GAIA_RE01 has the record's number in its text and no index.
+// docs/kintone.md 2.2: GAIA_RE01 has the record's number in its text and no index.
 func TestMissingRecordIsNamedInTheText(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	if err := k.Delete(5, 2); err != nil {
@@ -91,7 +91,7 @@ func TestMissingRecordIsNamedInTheText(t *testing.T) {
 	}
 }
 
-// kintone-api.md 2.2: IL03, NT01, SA01, SA04, CO02, ST02 and CB_NO02 name neither index nor record.
+// docs/kintone.md 2.2: IL03, NT01, SA01, SA04, CO02, ST02 and CB_NO02 name neither index nor record.
 func TestOtherRefusalsNameNobody(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
 	mustPut(t, k, 71, func(r *simulator.RecordState) { r.Status, r.Assignees = "Check", []string{"sato"} })
@@ -115,7 +115,7 @@ func TestOtherRefusalsNameNobody(t *testing.T) {
 	}
 }
 
-// kintone-api.md 2.3: GAIA_IL03 for an unknown action and for one that does not start here.
+// docs/kintone.md 2.3: GAIA_IL03 for an unknown action and for one that does not start here.
 func TestImpossibleActionIsRefused(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	for _, action := range []string{"Approve", "start", "Start ", "開始"} {
@@ -137,7 +137,7 @@ func TestTwoActionsOfOneNameAreRefused(t *testing.T) {
 	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"Start"}`))
 }
 
-// SEED1 filterCond; kintone-api.md 2.3: an unmet condition is GAIA_IL03.
+// SEED1 filterCond; docs/kintone.md 2.3: an unmet condition is GAIA_IL03.
 func TestFilterConditionHasToHold(t *testing.T) {
 	p := simulator.Workflow()
 	p.Actions[0].FilterCond = `Record_number = "1" or code in ("C-1", "C-2")`
@@ -148,7 +148,7 @@ func TestFilterConditionHasToHold(t *testing.T) {
 	wantRefusal(t, putOne(t, k, `{"app":5,"id":3,"action":"Start"}`), 400, "GAIA_IL03")
 }
 
-// kintone-api.md 2.3: GAIA_ST02 while process management is off; statuses are kept for when it comes back (3).
+// docs/kintone.md 2.3: GAIA_ST02 while process management is off; statuses are kept for when it comes back (3).
 func TestDisabledProcess(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"Start"}`))
@@ -193,7 +193,7 @@ func assigned() simulator.Process {
 	}
 }
 
-// SEED2; kintone-api.md 3: ONE with users to choose from needs one of them as assignee, who then is the only one to act.
+// SEED2; docs/kintone.md 3: ONE with users to choose from needs one of them as assignee, who then is the only one to act.
 func TestOneNeedsAnAssignee(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
 	wantRefusal(t, putOne(t, k, `{"app":5,"id":1,"action":"To check"}`), 400, "GAIA_SA01")
@@ -204,7 +204,7 @@ func TestOneNeedsAnAssignee(t *testing.T) {
 	wantRecord(t, k, 1, 5, "Done")
 }
 
-// kintone-api.md 2.2, 2.3: GAIA_IL26 names the user in its text. One who exists but is not on the list is refused too;
+// docs/kintone.md 2.2, 2.3: GAIA_IL26 names the user in its text. One who exists but is not on the list is refused too;
 // the code of that is not recorded.
 func TestAssigneeHasToExistAndBeOnTheList(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
@@ -216,7 +216,7 @@ func TestAssigneeHasToExistAndBeOnTheList(t *testing.T) {
 	wantUntouched(t, k)
 }
 
-// kintone-api.md 3: with ANY, ALL or nobody to choose from, an assignee is GAIA_SA04.
+// docs/kintone.md 3: with ANY, ALL or nobody to choose from, an assignee is GAIA_SA04.
 func TestSuperfluousAssigneeIsRefused(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
 	for _, action := range []string{"To any", "To all"} {
@@ -237,7 +237,7 @@ func TestAnyOneOfTheListActs(t *testing.T) {
 	wantRecord(t, k, 1, 5, "Done")
 }
 
-// SEED1; kintone-api.md 3: in ALL everyone has to act, and a 200 for all but the last does not move the record. How much
+// SEED1; docs/kintone.md 3: in ALL everyone has to act, and a 200 for all but the last does not move the record. How much
 // the revision rises then is unknown; here by 1, or as configured.
 func TestAllWaitsForTheLast(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
@@ -292,7 +292,7 @@ func TestTokenActsAsAdministrator(t *testing.T) {
 	}
 }
 
-// kintone-api.md 3: secondary actions are for their executable users, or for every viewer, though they are no assignees.
+// docs/kintone.md 3: secondary actions are for their executable users, or for every viewer, though they are no assignees.
 func TestSecondaryActionsAreForOthers(t *testing.T) {
 	k := newKintone(t, simulator.App{Process: assigned()})
 	for id := range int64(4) {
@@ -305,7 +305,7 @@ func TestSecondaryActionsAreForOthers(t *testing.T) {
 	wantRefusal(t, putOne(t, k, `{"app":5,"id":3,"action":"Escalate"}`, as("sato", "sato")), 403, "GAIA_NT01")
 }
 
-// kintone-api.md 3: a process made without saying who is first assignee has the creator there, so that going back to the
+// docs/kintone.md 3: a process made without saying who is first assignee has the creator there, so that going back to the
 // first status needs an assignee by surprise (SEED2 too).
 func TestFirstStatusWithTheCreator(t *testing.T) {
 	p := simulator.Workflow()
@@ -365,7 +365,7 @@ func TestHiddenFieldForbidsActions(t *testing.T) {
 	}
 }
 
-// kintone-api.md 3, Action names and language: a user has to use the names in his language, a token the untranslated.
+// docs/kintone.md 3, Action names and language: a user has to use the names in his language, a token the untranslated.
 func TestActionNamesDependOnTheLanguage(t *testing.T) {
 	p := simulator.Workflow()
 	p.Translations = map[string]map[string]string{"ja": {"Start": "開始", "Not started": "未着手", "In progress": "作業中"}}
@@ -480,7 +480,7 @@ func TestPut(t *testing.T) {
 	}
 }
 
-// kintone-api.md 3: a status that a record is in cannot be deleted; 5: each change raises the settings revision.
+// docs/kintone.md 3: a status that a record is in cannot be deleted; 5: each change raises the settings revision.
 func TestSettingsChange(t *testing.T) {
 	k := newKintone(t, simulator.App{})
 	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"Start"}`))
@@ -498,7 +498,7 @@ func TestSettingsChange(t *testing.T) {
 	wantRefusal(t, putOne(t, k, `{"app":5,"id":1,"action":"Reopen"}`), 400, "GAIA_IL03")
 }
 
-// kintone-api.md 5: states are null if never set up. Turning process management on puts every record into the first
+// docs/kintone.md 5: states are null if never set up. Turning process management on puts every record into the first
 // status (8).
 func TestProcessTurnedOnInMidLife(t *testing.T) {
 	k := simulator.New(simulator.Config{})
