@@ -17,14 +17,14 @@ import (
 
 // deadFilter says which dead letters are meant. The reason code has a longer name where --reason is the operator's own.
 type deadFilter struct {
-	App      int64  `placeholder:"ID" help:"Only of this app."`
-	Campaign string `placeholder:"NAME" help:"Only of this campaign."`
-	Record   int64  `placeholder:"ID" help:"Only of this record."`
-	Code     string `placeholder:"CODE" help:"Only with this error code of kintone."`
+	App      int64   `placeholder:"ID" help:"Only of this app."`
+	Campaign givenID `placeholder:"NAME" help:"Only of this campaign."`
+	Record   int64   `placeholder:"ID" help:"Only of this record."`
+	Code     string  `placeholder:"CODE" help:"Only with this error code of kintone."`
 }
 
 func (f deadFilter) of(site string) queue.DeadFilter {
-	return queue.DeadFilter{Site: site, App: f.App, Campaign: f.Campaign, Record: f.Record, Code: f.Code}
+	return queue.DeadFilter{Site: site, App: f.App, Campaign: string(f.Campaign), Record: f.Record, Code: f.Code}
 }
 
 // deadLetter is a dead letter for scripts.
@@ -77,9 +77,9 @@ func letterOf(d queue.DeadLetter) deadLetter {
 type deadLsCmd struct {
 	deadFilter
 
-	Job    string `placeholder:"ID" help:"Only of this job."`
-	Reason string `aliases:"reason-code" placeholder:"REASON" help:"Only with this reason, as not_assignee."`
-	Limit  *int   `short:"n" placeholder:"N" help:"Show at most this many, 0 for all (100, and all with --json). All are counted."`
+	Job    givenID `placeholder:"ID" help:"Only of this job."`
+	Reason string  `aliases:"reason-code" placeholder:"REASON" help:"Only with this reason, as not_assignee."`
+	Limit  *int    `short:"n" placeholder:"N" help:"Show at most this many, 0 for all (100, and all with --json). All are counted."`
 }
 
 func (c *deadLsCmd) Run(ctx context.Context, e *env) error {
@@ -89,7 +89,7 @@ func (c *deadLsCmd) Run(ctx context.Context, e *env) error {
 	}
 	defer q.Close()
 	filter := c.of(e.Site)
-	filter.Job, filter.Reason = c.Job, c.Reason
+	filter.Job, filter.Reason = string(c.Job), c.Reason
 
 	limit := 100
 	if e.JSON { // a script would not see that some are missing
@@ -152,8 +152,8 @@ func (g grid) addLetter(d queue.DeadLetter) {
 }
 
 type deadShowCmd struct {
-	Job string `arg:"" help:"Job id."`
-	App int64  `placeholder:"ID" help:"Only of this app."`
+	Job givenID `arg:"" help:"Job id."`
+	App int64   `placeholder:"ID" help:"Only of this app."`
 }
 
 func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
@@ -163,7 +163,7 @@ func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
 	}
 	defer q.Close()
 	n := 0
-	for d, err := range q.Dead(ctx, queue.DeadFilter{Site: e.Site, App: c.App, Job: c.Job}) {
+	for d, err := range q.Dead(ctx, queue.DeadFilter{Site: e.Site, App: c.App, Job: string(c.Job)}) {
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int) error {
 	g.addFact("job", d.Job.ID)
 	g.addFact(string(d.Outcome), local(d.Died))
 	g.addReason(d.Reason, e.Lang)
-	g.addFact("kintone", strings.TrimSpace(d.Code+" "+d.Message))
+	g.addFact(whose(d), strings.TrimSpace(d.Code+" "+d.Message))
 	g.addNumber("app", d.App)
 	g.addNumber("record", d.Job.Record)
 	g.addFact("action", d.Job.Action)
@@ -217,6 +217,18 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int) error {
 	return e.showAttempts(d.Attempts)
 }
 
+// whose says who spoke of a death: kintone, which gives a code, or the worker.
+func whose(d queue.DeadLetter) string {
+	switch d.Reason {
+	case "undecodable", "expired", "key_unsupported": // never sent
+		return "message"
+	}
+	if d.Code == "" {
+		return "message"
+	}
+	return "kintone"
+}
+
 // rawText shows a message that is no valid job as well as it can be shown.
 func rawText(raw []byte) string {
 	var b bytes.Buffer
@@ -233,13 +245,13 @@ func rawText(raw []byte) string {
 type mass struct {
 	deadFilter
 
-	Jobs       []string `arg:"" optional:"" name:"job" help:"Job ids. Without any, the filters below choose."`
-	ReasonCode string   `placeholder:"REASON" help:"Only with this reason, as not_assignee."`
-	All        bool     `help:"All dead letters of the site."`
-	Reason     string   `placeholder:"TEXT" help:"Why you do this, for the audit."`
-	By         string   `default:"${user}" placeholder:"NAME" help:"Who you are, for the audit (${default})."`
-	DryRun     bool     `help:"Only show what would be done."`
-	Yes        bool     `short:"y" help:"Do not ask."`
+	Jobs       []givenID `arg:"" optional:"" name:"job" help:"Job ids. Without any, the filters below choose."`
+	ReasonCode string    `placeholder:"REASON" help:"Only with this reason, as not_assignee."`
+	All        bool      `help:"All dead letters of the site."`
+	Reason     string    `placeholder:"TEXT" help:"Why you do this, for the audit."`
+	By         string    `default:"${user}" placeholder:"NAME" help:"Who you are, for the audit (${default})."`
+	DryRun     bool      `help:"Only show what would be done."`
+	Yes        bool      `short:"y" help:"Do not ask."`
 }
 
 type (
@@ -313,7 +325,7 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 		}
 	}
 	for _, job := range c.Jobs {
-		if !found[job] {
+		if !found[string(job)] {
 			return fmt.Errorf("no dead letter of job %s; nothing was done", job)
 		}
 	}
@@ -353,7 +365,8 @@ func (c *mass) letters(ctx context.Context, q *queue.Queue, site string) iter.Se
 		return q.Dead(ctx, filter)
 	}
 	return func(yield func(queue.DeadLetter, error) bool) {
-		for _, filter.Job = range c.Jobs {
+		for _, job := range c.Jobs {
+			filter.Job = string(job)
 			for d, err := range q.Dead(ctx, filter) {
 				if !yield(d, err) || err != nil {
 					return

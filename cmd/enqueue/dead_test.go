@@ -67,13 +67,13 @@ func TestDeadLs(t *testing.T) {
 func TestDeadShow(t *testing.T) {
 	p := graveyard(t)
 	enqueue(t, "dead", "show", "a").want(t, exitDone,
-		[]string{"not_assignee", "→ let the assignee act", "GAIA_NT01 kintone's own words", "PO-1", "ATTEMPT", "erp"}, nil)
+		[]string{"not_assignee", "→ let the assignee act", "kintone   GAIA_NT01 kintone's own words", "PO-1", "ATTEMPT", "erp"}, nil)
 	enqueue(t, "dead", "show", "d").want(t, exitDone, []string{"unknown", "revision 3", "revision 7, status 承認済, last changed by sato"}, nil)
 	enqueue(t, "dead", "show", "nope").want(t, exitError, nil, []string{"no dead letter of job nope"})
 
 	p.settle(t, 5, queue.Settlement{Dead: []*queue.DeadLetter{{V: 1, Site: "main", App: 5, Seq: 77, Job: queue.Job{ID: "s77", Site: "main", App: 5, Revision: -1},
 		Outcome: queue.Dead, Reason: "undecodable", Message: "/recrd: unknown member", Raw: []byte("{\"recrd\": 1,\n \"x\":\"\x1b[2J\"}"), Died: time.Now()}}})
-	enqueue(t, "dead", "show", "s77").want(t, exitDone, []string{"as it came", `{"recrd": 1,`, "!\x1b"}, nil)
+	enqueue(t, "dead", "show", "s77").want(t, exitDone, []string{"as it came", `{"recrd": 1,`, "message     /recrd: unknown member", "!kintone", "!\x1b"}, nil)
 }
 
 // A job that died, was put back to work and died again had two attempts, with a mark between them.

@@ -13,8 +13,8 @@ import (
 )
 
 type jobCmd struct {
-	ID  string `arg:"" name:"job" help:"Job id; s<number> for a job that was published without one."`
-	App int64  `placeholder:"ID" help:"Only in this app, which is faster."`
+	ID  givenID `arg:"" name:"job" help:"Job id; s<number> for a job that was published without one."`
+	App int64   `placeholder:"ID" help:"Only in this app, which is faster."`
 }
 
 // jobView is all that is known of a job, for scripts.
@@ -62,14 +62,15 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
-	s, err := q.FindJob(ctx, e.Site, c.App, c.ID)
+	s, err := q.FindJob(ctx, e.Site, c.App, string(c.ID))
 	if err != nil {
 		return err
 	}
 	if !s.Found() {
-		return fmt.Errorf("no job %s in site %s: neither waiting nor ended in the last 400 days", c.ID, e.Site)
+		return fmt.Errorf("no job %s in site %s: neither waiting nor ended in the last 400 days "+
+			"(a message that could not be read is called s and its number: see enqueue dead ls --reason undecodable)", c.ID, e.Site)
 	}
-	v, attempts := viewOf(c.ID, e.Site, s)
+	v, attempts := viewOf(string(c.ID), e.Site, s)
 	if e.JSON {
 		return e.emit(v)
 	}
@@ -160,7 +161,7 @@ func stateText(v jobView, s queue.JobState) string {
 			return "parked behind an earlier job of its record"
 		}
 		if wait := time.Until(s.Parked.Due); wait > 0 {
-			return fmt.Sprintf("parked until %s (in %v)", local(s.Parked.Due), wait.Round(time.Second))
+			return fmt.Sprintf("parked until %s (in %s)", local(s.Parked.Due), span(wait))
 		}
 		return "parked, due now"
 	case string(queue.Dead), string(queue.Unknown):

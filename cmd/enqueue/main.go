@@ -3,6 +3,7 @@
 //	enqueue send --app 5 --record 1001 --action 承認     one job
 //	enqueue send --file month-end.csv --action 承認 --wait   many, until all have ended
 //	enqueue watch month-end-1f0c5be2a911                 how far they are
+//	enqueue results month-end-1f0c5be2a911               how each of them ended
 //	enqueue job inv-2026-000123                          where one of them is, and why it waits
 //	enqueue dead ls --campaign month-end-1f0c5be2a911    those that died
 //	enqueue dead retry --reason-code not_assignee        once the cause is gone
@@ -64,6 +65,19 @@ func (e *exit) Unwrap() error { return e.err }
 // usage is an error in what was typed.
 func usage(format string, args ...any) error { return &exit{exitUsage, fmt.Errorf(format, args...)} }
 
+// givenID is a job id or a campaign's name on the command line. An empty one is what a script's unset variable leaves
+// behind, and must not be taken for none: as a filter it would mean everything.
+type givenID string
+
+// UnmarshalText reads what was given.
+func (i *givenID) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("an id that is given may not be empty")
+	}
+	*i = givenID(text)
+	return nil
+}
+
 // env is what every command has: the global flags and the three streams.
 type env struct {
 	globals
@@ -84,10 +98,11 @@ type globals struct {
 type cli struct {
 	globals
 
-	Send  sendCmd  `cmd:"" help:"Publish one job from flags, or many from a CSV or NDJSON file."`
-	Watch watchCmd `cmd:"" help:"Follow a campaign until all of its jobs have ended."`
-	Job   jobCmd   `cmd:"" help:"Show where a job is, why it waits and how it ended."`
-	Dead  struct {
+	Send    sendCmd    `cmd:"" help:"Publish one job from flags, or many from a CSV or NDJSON file."`
+	Watch   watchCmd   `cmd:"" help:"Follow a campaign until all of its jobs have ended."`
+	Results resultsCmd `cmd:"" help:"List how the jobs of a campaign ended, those that have."`
+	Job     jobCmd     `cmd:"" help:"Show where a job is, why it waits and how it ended."`
+	Dead    struct {
 		Ls      deadLsCmd      `cmd:"" aliases:"list" help:"List dead letters."`
 		Show    deadShowCmd    `cmd:"" help:"Show all that is known about the dead letters of a job."`
 		Retry   deadRetryCmd   `cmd:"" help:"Put dead letters back to work, in their old place in line."`

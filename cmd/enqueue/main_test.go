@@ -188,6 +188,16 @@ func TestUsageErrorsExitWith2AndSendNothing(t *testing.T) {
 		{append(one, "--key-field", "code", "--key-value", "C-1"), "keys are not supported"},
 		{append(one, "--revision", "0"), "--revision: must be at least 1"},
 		{append(one, "--job", " x"), "--job: must be printable"},
+		{append(one, "--job", ""), "--job: an id that is given may not be empty"},
+		{[]string{"job", ""}, "an id that is given may not be empty"},
+		{[]string{"watch", ""}, "an id that is given may not be empty"},
+		{[]string{"results", ""}, "an id that is given may not be empty"},
+		{[]string{"results", "c", "--outcome", "done"}, "--outcome: \"done\" is none of"},
+		{[]string{"dead", "ls", "--job", ""}, "an id that is given may not be empty"},
+		{[]string{"dead", "show", ""}, "an id that is given may not be empty"},
+		{[]string{"dead", "retry", "", "--yes"}, "an id that is given may not be empty"},
+		{[]string{"dead", "discard", "a", "", "--yes"}, "an id that is given may not be empty"},
+		{[]string{"dead", "discard", "--app", "5", "--campaign", "", "--yes"}, "an id that is given may not be empty"},
 		{append(one, "--job", "s12"), "--job: must not be s and a number"},
 		{append(one, "--site", "Main Site"), "--site: must be"},
 		{append(one, "--ref", strings.Repeat("x", 17<<10)), "--ref"},
@@ -195,6 +205,7 @@ func TestUsageErrorsExitWith2AndSendNothing(t *testing.T) {
 		{append(one, "--not-before", "2026-12-02T00:00:00Z", "--expires", "2026-12-01T00:00:00Z"), "--expires: must be later"},
 		{[]string{"send", "--file", csv, "--record", "1"}, "--record and --job"},
 		{[]string{"send", "--file", filepath.Join(p.dir, "absent.csv")}, "no such file"},
+		{[]string{"send", "--file", p.dir}, "is a directory"},
 		{[]string{"send", "--file", p.file(t, "bad.csv", "app,record,action\n5,1,承認\n5,x,承認\n")}, "line 3, record"},
 		{[]string{"send", "--file", p.file(t, "big.ndjson", `{"app":5,"record":1,"action":"a","ref":"`+strings.Repeat("x", 17<<10)+`"}`)}, "line 1"},
 		{[]string{"--nats-url", "nats://u:geheim@[", "lanes"}, "--nats-url is not a URL"},
@@ -216,7 +227,7 @@ func TestWithoutAQueueExitsWith6(t *testing.T) {
 	one := []string{"send", "--app", "5", "--record", "1001", "--action", "承認"}
 	p := emptyPlace(t)
 	csv := p.file(t, "a.csv", "app,record,action\n5,1,承認\n")
-	for _, args := range [][]string{one, {"send", "--file", csv}, {"watch", "c"}, {"job", "a"}, {"dead", "ls"}, {"dead", "discard", "--all", "--yes"}, {"inflight"}} {
+	for _, args := range [][]string{one, {"send", "--file", csv}, {"watch", "c"}, {"results", "c"}, {"job", "a"}, {"dead", "ls"}, {"dead", "discard", "--all", "--yes"}, {"inflight"}} {
 		enqueue(t, args...).want(t, exitNoQueue, nil, []string{"no queue here"})
 	}
 	enqueue(t, "lanes").want(t, exitNoQueue, nil, []string{"no worker answers"})

@@ -57,7 +57,7 @@ func (p *progress) ended(t *campaign.Tally, now time.Time) {
 	if rate := t.Rate(now); rate > 0 && !t.Done() {
 		text += fmt.Sprintf(", %.3g/s", rate)
 		if left, ok := t.Left(now); ok {
-			text += fmt.Sprintf(", %v left", left)
+			text += fmt.Sprintf(", %s left", span(left))
 		}
 	}
 	text = strings.TrimPrefix(text, ", ")

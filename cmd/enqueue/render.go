@@ -182,6 +182,14 @@ func count[N int | int64 | uint64](n N, thing string) string {
 	return fmt.Sprintf("%d %s", n, thing)
 }
 
+// span is how long something takes, to the second. What is beyond a year is not worth counting in hours.
+func span(d time.Duration) string {
+	if d > 365*24*time.Hour {
+		return "more than a year"
+	}
+	return d.Round(time.Second).String()
+}
+
 // orDash stands for what is not there, so that a column does not look forgotten.
 func orDash(s string) string {
 	if s == "" {

@@ -37,7 +37,7 @@ type sendCmd struct {
 	Action    string    `placeholder:"NAME" help:"Name of the action to run, as kintone shows it."`
 	Assignee  string    `placeholder:"LOGIN" help:"Login name of the next assignee, for actions that need one."`
 	Revision  int64     `placeholder:"N" default:"-1" help:"Only if the record still has this revision."`
-	ID        string    `name:"job" placeholder:"ID" help:"Job id. A job that is sent again under its id does not run again."`
+	ID        givenID   `name:"job" placeholder:"ID" help:"Job id. A job that is sent again under its id does not run again."`
 	Ref       string    `placeholder:"TEXT" help:"Text to find again in the result."`
 	By        string    `default:"${user}" placeholder:"NAME" help:"Who asks (${default})."`
 	NotBefore time.Time `placeholder:"TIME" help:"Not before this time, as 2026-12-01T09:00:00+09:00."`
@@ -85,7 +85,7 @@ func (c *sendCmd) check() error {
 func (c *sendCmd) job(site string) queue.Job {
 	return queue.Job{
 		Site: site, App: c.App, Record: c.Record, Action: c.Action, Assignee: c.Assignee, Revision: c.Revision,
-		ID: c.ID, Ref: c.Ref, By: c.By, NotBefore: c.NotBefore, Expires: c.Expires, Campaign: c.Campaign,
+		ID: string(c.ID), Ref: c.Ref, By: c.By, NotBefore: c.NotBefore, Expires: c.Expires, Campaign: c.Campaign,
 	}
 }
 
@@ -145,7 +145,7 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	}
 	return e.follow(ctx, q, following{
 		filter: queue.ResultFilter{Site: job.Site, App: job.App, Job: job.ID},
-		tally:  campaign.NewTally(1, []string{job.ID}), apps: []int64{job.App}, job: job.ID, timeout: c.Timeout,
+		tally:  campaign.NewTally(1, []queue.Job{job}), apps: []int64{job.App}, job: job.ID, timeout: c.Timeout,
 	})
 }
 
@@ -169,7 +169,7 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		return err
 	}
 	acks, err := c.publish(ctx, e, q, file)
-	var wait []string // what --wait waits for
+	var wait []queue.Job // what --wait waits for
 	for i, ack := range acks {
 		if ack.Seq == 0 {
 			continue
@@ -182,7 +182,7 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		// A duplicate of a campaign that was sent before is one of its own jobs, and its result will stand among the
 		// others. Any other was sent under another name, and so was its result.
 		if !ack.Duplicate || again {
-			wait = append(wait, file.Rows[i].Job.ID)
+			wait = append(wait, file.Rows[i].Job)
 		}
 	}
 	if err == nil && !again && out.Duplicates > 0 {
@@ -225,6 +225,13 @@ func (c *sendCmd) read(e *env) (*campaign.File, error) {
 			return nil, &exit{exitUsage, err}
 		}
 		defer f.Close()
+		info, err := f.Stat()
+		if err != nil {
+			return nil, &exit{exitUsage, err}
+		}
+		if info.IsDir() {
+			return nil, usage("--file: %s is a directory", c.File)
+		}
 		in = io.Reader(f)
 	}
 	return campaign.Read(in, campaign.ReadOptions{
@@ -336,11 +343,15 @@ func (c *sendCmd) showSent(e *env, out sent) error {
 	}
 	text := fmt.Sprintf("campaign %s: %s accepted", out.Campaign, count(out.Accepted, "job"))
 	switch {
+	case out.Duplicates == out.Total && out.Total == 1:
+		text = fmt.Sprintf("campaign %s: its job was sent before and does not run again (if it shall, give another --campaign)", out.Campaign)
 	case out.Duplicates == out.Total:
 		text = fmt.Sprintf("campaign %s: all %s were sent before and do not run again (if they shall, give another --campaign)",
 			out.Campaign, count(out.Total, "job"))
+	case out.Duplicates == 1:
+		text += ", 1 duplicate that does not run again"
 	case out.Duplicates > 0:
-		text += fmt.Sprintf(", %s that do not run again", count(out.Duplicates, "duplicate"))
+		text += fmt.Sprintf(", %d duplicates that do not run again", out.Duplicates)
 	}
 	return e.print("%s\n", printable(text))
 }

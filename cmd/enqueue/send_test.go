@@ -234,6 +234,57 @@ func TestSendOneWaits(t *testing.T) {
 	}
 }
 
+// An old result under the id is no news of this job, whatever became of the other.
+func TestSendOneSaysThatItsIdWasUsedForAnotherRecord(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	send := func(record string) output {
+		return enqueue(t, "send", "--app", "5", "--record", record, "--action", "承認", "--job", "a", "--wait", "--timeout", "20s")
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		p.work(t, 5, 1, func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Applied} })
+	})
+	send("9").want(t, exitDone, []string{"1  applied"}, nil)
+	wg.Wait()
+	send("10").want(t, exitDead, []string{"1  dead", "!applied", "1  id_reused  this id was used before for another record; nothing was run for this job",
+		"→ give every job an id of its own"}, nil)
+	send("9").want(t, exitDone, []string{"1  applied"}, nil)
+}
+
+func TestSentCountsDuplicatesInWords(t *testing.T) {
+	for want, out := range map[string]sent{
+		"campaign c: 3 jobs accepted\n":                                                                           {Total: 3, Accepted: 3},
+		"campaign c: 2 jobs accepted, 1 duplicate that does not run again\n":                                      {Total: 3, Accepted: 2, Duplicates: 1},
+		"campaign c: 1 job accepted, 2 duplicates that do not run again\n":                                        {Total: 3, Accepted: 1, Duplicates: 2},
+		"campaign c: its job was sent before and does not run again (if it shall, give another --campaign)\n":     {Total: 1, Duplicates: 1},
+		"campaign c: all 2 jobs were sent before and do not run again (if they shall, give another --campaign)\n": {Total: 2, Duplicates: 2},
+	} {
+		var b strings.Builder
+		out.Campaign = "c"
+		if err := new(sendCmd).showSent(&env{stdout: &b}, out); err != nil || b.String() != want {
+			t.Errorf("printed %q, %v; want %q", b.String(), err, want)
+		}
+	}
+}
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		1400 * time.Millisecond:  "1s",
+		90 * time.Minute:         "1h30m0s",
+		365*24*time.Hour + 1:     "more than a year",
+		time.Duration(1<<63 - 1): "more than a year",
+	} {
+		if got := span(d); got != want {
+			t.Errorf("span(%d) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestJobThatIsNotThereMayHaveAnotherName(t *testing.T) {
+	newPlace(t, queue.Layout{})
+	enqueue(t, "job", "x").want(t, exitError, nil, []string{"no job x in site main", "is called s and its number: see enqueue dead ls --reason undecodable"})
+}
+
 func TestWaitTimesOut(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
 	args := []string{"send", "--app", "5", "--record", "9", "--action", "承認", "--wait", "--timeout", "300ms"}

@@ -26,7 +26,7 @@ const (
 )
 
 type watchCmd struct {
-	Campaign string        `arg:"" help:"Name of the campaign."`
+	Campaign givenID       `arg:"" help:"Name of the campaign."`
 	Timeout  time.Duration `placeholder:"TIME" help:"Watch at most this long, as 90s or 2h."`
 }
 
@@ -39,10 +39,10 @@ func (c *watchCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
-	record, err := q.Campaign(ctx, c.Campaign)
+	record, err := q.Campaign(ctx, string(c.Campaign))
 	switch {
 	case errors.Is(err, queue.ErrGone):
-		return fmt.Errorf("there is no campaign %s: nothing was ever published under this name, or its record is gone", c.Campaign)
+		return noCampaign(c.Campaign)
 	case err != nil:
 		return err
 	}
@@ -57,6 +57,10 @@ func (c *watchCmd) Run(ctx context.Context, e *env) error {
 		filter: queue.ResultFilter{Site: record.Site, Campaign: record.Name}, tally: campaign.NewTally(record.Total, nil),
 		apps: splitApps(record.Options["apps"]), campaign: record.Name, timeout: c.Timeout,
 	})
+}
+
+func noCampaign(name givenID) error {
+	return fmt.Errorf("there is no campaign %s: nothing was ever published under this name, or its record is gone", name)
 }
 
 // following is what is followed.

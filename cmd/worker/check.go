@@ -68,6 +68,15 @@ func (c *checkCmd) Run(stop context.Context, t *terminal) error {
 			}
 			add(f.Name, wrong, f.Detail, "worker setup shows what is missing; --apply creates it")
 		}
+		names := make([]string, len(sites))
+		for i, s := range sites {
+			names[i] = s.name
+		}
+		if strays, err := q.Strays(stop, names); err == nil && len(strays) > 0 {
+			subjects := slices.Sorted(maps.Keys(strays))
+			add("strays", fmt.Errorf("jobs that no site of this worker reads, on %s", strings.Join(subjects[:min(len(subjects), 5)], ", ")),
+				"", "the publisher's subject is wrong, or the site is missing in the configuration; nothing is lost, and nothing is done for them")
+		}
 		for _, s := range sites {
 			if counts, err := q.Backlog(stop, s.name); err == nil {
 				backlog[s.name] = counts

@@ -251,7 +251,10 @@ func tokens(s kintone.Secret) []kintone.Secret {
 }
 
 func (in fileSite) site(name, dir string, over environment) (site, error) {
-	var errs []error
+	var (
+		errs   []error
+		unread bool // a file with a secret
+	)
 	file := func(what, path string) kintone.Secret {
 		if path == "" {
 			return ""
@@ -261,6 +264,7 @@ func (in fileSite) site(name, dir string, over environment) (site, error) {
 		}
 		s, err := secretFile(path)
 		if err != nil {
+			unread = true
 			errs = append(errs, fmt.Errorf("%s: %w", what, err))
 		}
 		return s
@@ -342,6 +346,8 @@ func (in fileSite) site(name, dir string, over environment) (site, error) {
 		out.signsIn = fmt.Sprintf("as Administrator by %d API token(s)", len(c.Tokens))
 	case appTokens:
 		out.signsIn = "as Administrator by API tokens of the apps"
+	case unread:
+		// What is missing may be what could not be read.
 	default:
 		errs = append(errs, errors.New("no way to sign in: set KINTONE_API_TOKEN (or KINTONE_API_TOKEN_FILE), or KINTONE_USERNAME and KINTONE_PASSWORD"))
 	}

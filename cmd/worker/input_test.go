@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"statusq/internal/dispatch"
 	"statusq/internal/kintone/simulator"
 	"statusq/internal/queue"
 )
@@ -239,7 +240,7 @@ func TestAnIdThatIsSentAgainDoesNotActAgain(t *testing.T) {
 	p.enqueue(one("--job", "a", "--wait", "--timeout", "20s")...).want(t, exitDone, "duplicate")
 
 	// A program that sends no message id gets past the window of the stream; the lane knows the job all the same.
-	p.wire().publish(t, "statusq.jobs.main.5", `{"v":1,"job":"a","record":2,"action":"Start"}`)
+	p.wire().publish(t, "statusq.jobs.main.5", `{"v":1,"job":"a","record":1,"action":"Start"}`)
 	eventually(t, 10*time.Second, "the copy ends", func() bool { return len(results(t, q, "a")) == 2 })
 	if r := results(t, q, "a"); r[0].Outcome != queue.Applied || r[1].Outcome != queue.Duplicate {
 		t.Errorf("the outcomes are %s and %s, want applied and duplicate", r[0].Outcome, r[1].Outcome)
@@ -251,6 +252,9 @@ func TestAnIdThatIsSentAgainDoesNotActAgain(t *testing.T) {
 	p.wire().publish(t, "statusq.jobs.main.5", `{"v":1,"job":"a","record":3,"action":"Start"}`)
 	q = p.queue()
 	eventually(t, 10*time.Second, "the next copy ends", func() bool { return len(results(t, q, "a")) == 3 })
+	if r := results(t, q, "a")[2]; r.Outcome != queue.Dead || r.Reason != dispatch.ReasonIDReused {
+		t.Errorf("the same id for another record ended as %s (%s), want dead (id_reused)", r.Outcome, r.Reason)
+	}
 	w.stop()
 	p.once(1, "Start")
 }

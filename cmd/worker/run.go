@@ -30,6 +30,9 @@ func (c *runCmd) Run(stop context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.LogBytes != 0 && c.LogBytes < 64<<10 {
+		return usageError{errors.New("--log-bytes: at least 65536, or 0 for the default of 10 GiB")}
+	}
 	lg := c.logger(t.stderr)
 	q, done, err := c.queue(stop, lg, queue.Layout{Replicas: c.Replicas, LogBytes: c.LogBytes})
 	if err != nil {

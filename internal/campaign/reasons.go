@@ -70,6 +70,10 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"the job names its record by a key field, which this version does not support", "send the job again with the record's id"},
 		reason{"キーフィールドによるレコード指定は、このバージョンでは使えません", "レコード番号を指定して送り直してください"},
 	},
+	"id_reused": {
+		reason{"this id was used before for another record; nothing was run for this job", "give every job an id of its own, and send it again"},
+		reason{"このIDは以前に別のレコードで使われています。このジョブは実行されていません", "ジョブごとに別のIDを付けて、送り直してください"},
+	},
 	"refused": {
 		reason{"kintone refuses the action", "see kintone's code and message; retry once the cause is gone"},
 		reason{"kintoneがアクションを拒否しました", "kintoneのエラーコードとメッセージを確認し、原因がなくなってから再試行してください"},

@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"maps"
+	"math"
 	"time"
 
 	"statusq/internal/queue"
@@ -14,7 +15,7 @@ const rateWindow = 30 * time.Second
 // goroutine.
 type Tally struct {
 	total    int
-	only     map[string]bool // nil: every job counts
+	only     map[string]target // nil: every job counts
 	ends     map[string]end
 	outcomes map[queue.Outcome]int
 	reasons  map[string]int
@@ -23,8 +24,12 @@ type Tally struct {
 	recent []second
 }
 
+// target is what a job acts on.
+type target struct{ app, record int64 }
+
 // end is how a job ended, as far as is known.
 type end struct {
+	record  int64 // of the job
 	outcome queue.Outcome
 	reason  string
 }
@@ -34,14 +39,21 @@ type second struct {
 	n    int
 }
 
-// NewTally expects total jobs. With jobs, only the results of those count, and total is how many they are; without,
-// every result counts, and a total of 0 means that it is not known.
-func NewTally(total int, jobs []string) *Tally {
+// reasonIDReused is the worker's reason for a job whose id was used before for another record.
+const reasonIDReused = "id_reused"
+
+// leastLeft is the share of the jobs below which the rate says nothing about the rest any more: the last ones are mostly
+// parked, and wait for a time or for somebody.
+const leastLeft = 0.02
+
+// NewTally expects total jobs. With jobs, which have ids, only the results of those count, and total is how many they
+// are; without, every result counts, and a total of 0 means that it is not known.
+func NewTally(total int, jobs []queue.Job) *Tally {
 	t := &Tally{total: total, ends: make(map[string]end), outcomes: make(map[queue.Outcome]int), reasons: make(map[string]int)}
 	if jobs != nil {
-		t.only = make(map[string]bool, len(jobs))
+		t.only = make(map[string]target, len(jobs))
 		for _, job := range jobs {
-			t.only[job] = true
+			t.only[job.ID] = target{job.App, job.Record}
 		}
 		t.total = len(t.only)
 	}
@@ -51,14 +63,30 @@ func NewTally(total int, jobs []string) *Tally {
 // Add takes a result into account and reports whether it changed the counts. A job's newest outcome counts, so that one
 // that was dead and was retried is what became of it in the end; a duplicate says nothing about the job it repeats and
 // only counts while nothing else is known.
+//
+// An id belongs to the record that it was used for first. A job whose id turns out to have ended for another record is
+// dead with the reason id_reused, as the worker runs nothing for it: that the other job was applied says nothing about
+// this one.
 func (t *Tally) Add(r queue.Result) bool {
-	if t.only != nil && !t.only[r.Job] {
-		return false
-	}
 	was, known := t.ends[r.Job]
-	is := end{outcome: r.Outcome}
+	is := end{record: r.Record, outcome: r.Outcome}
 	if r.Outcome == queue.Dead || r.Outcome == queue.Unknown {
 		is.reason = r.Reason
+	}
+	record := was.record
+	if t.only != nil {
+		job, meant := t.only[r.Job]
+		if !meant || r.App != job.app { // each app has ids of its own
+			return false
+		}
+		record = job.record
+	}
+	switch {
+	case t.only == nil && !known, r.Record == record:
+	case known, r.Outcome == queue.Duplicate, r.Reason == reasonIDReused: // the other job came later, and is the one that was not run
+		return false
+	default:
+		is = end{record: record, outcome: queue.Dead, reason: reasonIDReused}
 	}
 	if known && (r.Outcome == queue.Duplicate || was == is) {
 		return false
@@ -137,12 +165,16 @@ func (t *Tally) Rate(now time.Time) float64 {
 	return float64(n) / max(1, float64(now.Unix()-first+1))
 }
 
-// Left returns how long the rest will take at the present rate, and false while that cannot be said.
+// Left returns how long the rest will take at the present rate, and false while that cannot be said. Nor can it of the
+// last jobs: they are mostly parked, and end when what they wait for comes.
 func (t *Tally) Left(now time.Time) (time.Duration, bool) {
 	rate := t.Rate(now)
-	if t.total == 0 || rate == 0 {
+	rest := float64(t.total - len(t.ends))
+	if rate == 0 || rest <= 0 || rest < leastLeft*float64(t.total) {
 		return 0, false
 	}
-	seconds := float64(max(0, t.total-len(t.ends))) / rate
-	return time.Duration(seconds * float64(time.Second)).Round(time.Second), true
+	if seconds := rest / rate; seconds < math.MaxInt64/float64(time.Second) {
+		return time.Duration(seconds * float64(time.Second)).Round(time.Second), true
+	}
+	return math.MaxInt64, true
 }

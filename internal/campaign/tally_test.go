@@ -50,7 +50,7 @@ func TestTallyCountsEachJobOnce(t *testing.T) {
 }
 
 func TestTallyOfSomeJobsLeavesOthersAlone(t *testing.T) {
-	tally := NewTally(0, []string{"a", "b", "a"})
+	tally := NewTally(0, []queue.Job{{ID: "a"}, {ID: "b"}, {ID: "a"}})
 	if tally.Total() != 2 {
 		t.Errorf("total %d, want 2", tally.Total())
 	}
@@ -61,6 +61,43 @@ func TestTallyOfSomeJobsLeavesOthersAlone(t *testing.T) {
 	tally.Add(result("b", queue.Applied, "", 0))
 	if !tally.Done() {
 		t.Error("not done after both")
+	}
+}
+
+// An id says which job is meant, and jobs of different records are different jobs whatever they are called.
+func TestTallyDoesNotTakeTheEndOfAnotherRecordForAJobsOwn(t *testing.T) {
+	of := func(app, record int64, o queue.Outcome, reason string) queue.Result {
+		return queue.Result{Job: "a", App: app, Record: record, Outcome: o, Reason: reason, At: start}
+	}
+	reused := map[string]int{"id_reused": 1}
+	for _, c := range []struct {
+		name    string
+		results []queue.Result
+		outcome queue.Outcome // "" if the job has not ended
+		reasons map[string]int
+	}{
+		{"its own", []queue.Result{of(5, 2, queue.Applied, "")}, queue.Applied, nil},
+		{"used before", []queue.Result{of(5, 1, queue.Applied, "")}, queue.Dead, reused},
+		{"used before, and the worker noticed", []queue.Result{of(5, 1, queue.Already, ""), of(5, 2, queue.Dead, "id_reused")}, queue.Dead, reused},
+		{"used before, with an older worker", []queue.Result{of(5, 1, queue.Applied, ""), of(5, 2, queue.Duplicate, "")}, queue.Dead, reused},
+		{"used again before it ended", []queue.Result{of(5, 1, queue.Dead, "id_reused"), of(5, 1, queue.Duplicate, "")}, "", nil},
+		{"used again after it ended", []queue.Result{of(5, 2, queue.Applied, ""), of(5, 1, queue.Dead, "id_reused"), of(5, 1, queue.Applied, "")}, queue.Applied, nil},
+		{"used in another app", []queue.Result{of(6, 2, queue.Applied, "")}, "", nil},
+	} {
+		tally := NewTally(0, []queue.Job{{ID: "a", App: 5, Record: 2}})
+		for _, r := range c.results {
+			tally.Add(r)
+		}
+		if tally.Done() != (c.outcome != "") || c.outcome != "" && tally.Count(c.outcome) != 1 || !maps.Equal(tally.Reasons(), c.reasons) {
+			t.Errorf("%s: outcomes %v, reasons %v; want %q, %v", c.name, tally.Outcomes(), tally.Reasons(), c.outcome, c.reasons)
+		}
+	}
+
+	// A whole campaign does not know what was sent: the first record that an id ended for is its record.
+	tally := NewTally(1, nil)
+	tally.Add(of(5, 2, queue.Applied, ""))
+	if tally.Add(of(5, 1, queue.Dead, "id_reused")) || tally.Count(queue.Applied) != 1 || tally.Ended() != 1 {
+		t.Errorf("after another job of the same id died: %v", tally.Outcomes())
 	}
 }
 
@@ -82,6 +119,12 @@ func TestTallyRateAndTimeLeft(t *testing.T) {
 	now := start.Add(59 * time.Second)
 	if left, known := tally.Left(now); !known || left != 40*time.Second {
 		t.Errorf("%v left (%v), want 40s", left, known)
+	}
+	for ; job < 981; job++ {
+		tally.Add(result("more "+time.Duration(job).String(), queue.Applied, "", 59*time.Second))
+	}
+	if left, known := tally.Left(now); known {
+		t.Errorf("%v left for the last 19 of 1000, which are parked for whatever time they need", left)
 	}
 	if rate := tally.Rate(now.Add(time.Minute)); rate != 0 {
 		t.Errorf("%.2f a second after a minute of nothing, want 0", rate)

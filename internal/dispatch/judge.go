@@ -68,6 +68,7 @@ const (
 	ReasonExpired             = "expired"
 	ReasonUndecodable         = "undecodable"
 	ReasonKeyUnsupported      = "key_unsupported"
+	ReasonIDReused            = "id_reused"
 	ReasonRefused             = "refused"
 	ReasonOutcomeUnknown      = "outcome_unknown"
 	ReasonBehind              = "behind"

@@ -32,6 +32,8 @@ const (
 	purgeEvery = 2000
 	// patience is how long a batch waits for jobs that the log is said to hold.
 	patience = time.Second
+	// stuckEvery is how often it is looked whether an unreadable entry is still in the log.
+	stuckEvery = 15 * time.Second
 	// gather is how long the ends of jobs that are never sent wait for company.
 	gather = 20 * time.Millisecond
 )
@@ -70,14 +72,15 @@ type lane struct {
 	last    uint64 // sequence of the last entry taken
 	behind  uint64 // entries behind it when it was taken, at takenAt
 	takenAt time.Time
-	stuck   *queue.Entry // of a newer version: nothing behind it is taken
-	purged  uint64       // everything below is gone
-	settled int          // jobs since the last purge
+	stuck   *queue.Entry // of a newer version: nothing behind it is taken; looked for last at stuckAt
+	stuckAt time.Time
+	purged  uint64 // everything below is gone
+	settled int    // jobs since the last purge
 
 	// Jobs that are known already. The same id never acts twice.
-	known  map[[16]byte]struct{} // ids of all that ended, wait or are under way
-	ended  map[uint64]struct{}   // sequences, above the low-water mark at the start, not to be taken from the log
-	pruned bool                  // ended holds nothing below the first entry that was taken
+	known  map[[16]byte]int64  // ids of all that ended, wait or are under way, with their records
+	ended  map[uint64]struct{} // sequences, above the low-water mark at the start, not to be taken from the log
+	pruned bool                // ended holds nothing below the first entry that was taken
 
 	// Jobs on their way.
 	backlog  *backlog
@@ -266,6 +269,7 @@ func (l *lane) turn(stop context.Context) error {
 		}
 	}
 	if !l.stopping {
+		l.unstick(now)
 		if err := l.wakeDue(now); err != nil {
 			return err
 		}
@@ -284,6 +288,18 @@ func (l *lane) turn(stop context.Context) error {
 	}
 	l.cutLog(false)
 	return nil
+}
+
+// unstick goes on when somebody has taken the entry that nobody here can read out of the log.
+func (l *lane) unstick(now time.Time) {
+	if l.stuck == nil || now.Sub(l.stuckAt) < stuckEvery {
+		return
+	}
+	l.stuckAt = now
+	if _, err := l.queue.LogEntry(l.work, l.stuck.Seq); errors.Is(err, queue.ErrGone) {
+		l.last, l.stuck = l.stuck.Seq, nil
+		l.tell(Event{Kind: EventResumed})
+	}
 }
 
 // nextLook is when the lane has to look again although nobody calls.
@@ -309,6 +325,9 @@ func (l *lane) nextLook() time.Duration {
 	}
 	if !l.stopping {
 		sooner(l.backlog.firstDue())
+		if l.stuck != nil {
+			sooner(l.stuckAt.Add(stuckEvery))
+		}
 		if len(l.backlog.toRead) > 0 {
 			future(l.lookAfter)
 		}
@@ -343,7 +362,7 @@ func (l *lane) take(e queue.Entry) {
 	switch {
 	case errors.Is(err, queue.ErrNewerVersion):
 		// It may be worth more than we understand: it waits, and everything behind it, until a newer worker reads it.
-		l.stuck = &e
+		l.stuck, l.stuckAt = &e, time.Now()
 		l.last = e.Seq - 1
 		l.tell(Event{Kind: EventHalted, Reason: ReasonWorkerTooOld, Detail: fmt.Sprintf("the job at sequence %d was written for a newer worker", e.Seq)})
 		return
@@ -355,14 +374,22 @@ func (l *lane) take(e queue.Entry) {
 		return
 	}
 	t.id, t.record, t.job = name(j, e.Seq), j.Record, &j
-	if l.isKnown(j.ID) {
+	if record, used := l.usedFor(j.ID); used {
 		// Its end needs no turn: nothing is done for it.
 		t.record = 0
 		l.backlog.add(t)
-		l.decide(verdict{task: t, outcome: queue.Duplicate})
+		if record == j.Record || j.Record == 0 {
+			l.decide(verdict{task: t, outcome: queue.Duplicate})
+			return
+		}
+		// Another job under the same name. Its letter is named by its place, not to take the place of the other's.
+		v := verdict{task: t, outcome: queue.Dead, reason: ReasonIDReused,
+			message: fmt.Sprintf("the id %q was used before, for record %d: give every job an id of its own", j.ID, record)}
+		j.ID = name(queue.Job{}, e.Seq)
+		l.decide(v)
 		return
 	}
-	l.remember(j.ID)
+	l.remember(j.ID, j.Record)
 	j.ID = t.id
 	now := time.Now()
 	switch {
@@ -393,7 +420,7 @@ func (l *lane) forget(below uint64) {
 
 // adopt takes in a job that an operator sent again.
 func (l *lane) adopt(p queue.Parked) {
-	l.remember(p.Job.ID)
+	l.remember(p.Job.ID, p.Job.Record)
 	l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: p.Job.Record, state: stateParked, parked: p.At, due: p.Due})
 	l.strand(p.Job.Record)
 }
@@ -439,20 +466,25 @@ func (l *lane) close(ctx context.Context) error {
 	return nil
 }
 
-// remember keeps an id for as long as this owner serves the app. A hash of 16 bytes stands for it: that two of ten
-// million differ and meet is less likely than one in 10^24.
-func (l *lane) remember(id string) {
-	if id != "" {
-		l.known[digest(id)] = struct{}{}
+// remember keeps an id, and which record it was first used for, as long as this owner serves the app. A hash of 16
+// bytes stands for it: that two of ten million differ and meet is less likely than one in 10^24.
+func (l *lane) remember(id string, record int64) {
+	if id == "" {
+		return
+	}
+	d := digest(id)
+	if _, before := l.known[d]; !before {
+		l.known[d] = record
 	}
 }
 
-func (l *lane) isKnown(id string) bool {
+// usedFor says whether an id was used before, and for which record.
+func (l *lane) usedFor(id string) (record int64, used bool) {
 	if id == "" {
-		return false
+		return 0, false
 	}
-	_, known := l.known[digest(id)]
-	return known
+	record, used = l.known[digest(id)]
+	return record, used
 }
 
 func digest(id string) [16]byte {

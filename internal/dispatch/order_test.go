@@ -254,3 +254,38 @@ func TestOnlyTheOwnerAnswersForASite(t *testing.T) {
 		w.end(two)
 	})
 }
+
+func TestAnIdThatIsUsedForAnotherRecordIsToldAndRunsNothing(t *testing.T) {
+	inWorld(t, 10, func(w *world) {
+		wk := w.start("one")
+		first := job(4, "Start")
+		first.ID, first.Campaign = "same", "a"
+		w.publish(first)
+		w.settle(1, time.Minute)
+		w.end(wk)
+		time.Sleep(11 * time.Minute) // the stream has forgotten the id
+		wk = w.start("two")
+		other := job(5, "Start")
+		other.ID, other.Campaign = "same", "a"
+		w.publish(other)
+		time.Sleep(time.Minute)
+		w.end(wk)
+		if n := w.sim.CommitCount(); n != 1 {
+			w.t.Errorf("kintone ran %d actions, want 1", n)
+		}
+		dead := w.dead()
+		if len(dead) != 1 || dead[0].Reason != ReasonIDReused || dead[0].Job.Record != 5 || dead[0].Job.ID == "same" {
+			w.t.Errorf("dead letters %+v, want one for record 5 under a name of its own", dead)
+		}
+		var last queue.Result
+		for r, err := range w.queue.Results(w.t.Context(), queue.ResultFilter{Site: "main", Job: "same"}) {
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			last = r
+		}
+		if last.Record != 5 || last.Outcome != queue.Dead {
+			w.t.Errorf("the newest result of the id is %+v, want dead for record 5", last)
+		}
+	})
+}

@@ -233,7 +233,7 @@ func (o *Owner) newLane(app int64, epoch uint64) *lane {
 		client: o.cfg.Client, gate: o.cfg.Gate, queue: o.cfg.Queue, observe: o.cfg.Observe,
 		answers:  make(chan answer),
 		backlog:  newBacklog(),
-		known:    make(map[[16]byte]struct{}),
+		known:    make(map[[16]byte]int64),
 		ended:    make(map[uint64]struct{}),
 		badUsers: make(map[string]time.Time),
 	}
@@ -280,7 +280,7 @@ func (o *Owner) Status() SiteStatus {
 	}
 	for _, l := range lanes {
 		st := l.Status()
-		if st.State != "running" && st.State != "halted" {
+		if st.State != "running" && st.State != "halted" || st.Why == ReasonWorkerTooOld {
 			st.Backlog = log[st.App]
 		}
 		s.Lanes = append(s.Lanes, st)

@@ -137,10 +137,10 @@ func (l *lane) done(verdicts []verdict) {
 			e.Already++
 		case queue.Dead:
 			e.Dead++
-			e.Reason, e.Detail = v.reason, fmt.Sprintf("job %s, record %d: %s", t.id, t.record, v.message)
+			e.Reason, e.Detail = v.reason, fmt.Sprintf("job %s, record %d: %s", t.id, t.job.Record, v.message)
 		case queue.Unknown:
 			e.Unknown++
-			e.Reason, e.Detail = v.reason, fmt.Sprintf("job %s, record %d: %s", t.id, t.record, v.message)
+			e.Reason, e.Detail = v.reason, fmt.Sprintf("job %s, record %d: %s", t.id, t.job.Record, v.message)
 		}
 		l.backlog.remove(t)
 		l.strand(t.record)

@@ -39,7 +39,7 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 				l.ended[r.Seq] = struct{}{}
 			}
 			if r.Outcome != queue.Duplicate {
-				l.remember(r.Job)
+				l.remember(r.Job, r.Record)
 			}
 		},
 	})
@@ -136,7 +136,7 @@ func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, 
 				}
 				f.tasks[m.Seq] = t
 				l.backlog.add(t)
-				l.remember(m.Job)
+				l.remember(m.Job, m.Record)
 				l.ended[m.Seq] = struct{}{} // not to be read from the log again
 				aloft[m.Seq] = true
 			}
@@ -145,7 +145,7 @@ func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, 
 		l.tell(Event{Kind: EventInherited, Request: f.id, Detail: fmt.Sprintf("slot %d: %d jobs", n, len(f.tasks))})
 	}
 	for _, p := range parked {
-		l.remember(p.Job.ID)
+		l.remember(p.Job.ID, p.Job.Record)
 		l.ended[p.Seq] = struct{}{}
 		if !aloft[p.Seq] {
 			l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: p.Job.Record, state: stateParked, parked: p.At, due: p.Due})

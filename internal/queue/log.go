@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -77,6 +78,26 @@ func (q *Queue) Backlog(ctx context.Context, site string) (map[int64]uint64, err
 		}
 	}
 	return nil, fmt.Errorf("backlog of %s: %w", site, q.unanswered(ctx, q.logName(), err))
+}
+
+// Strays counts the messages that stand in the log on subjects which no lane of the given sites reads: of other sites,
+// or of what cannot be an app. Nobody will ever look at them.
+func (q *Queue) Strays(ctx context.Context, sites []string) (map[string]uint64, error) {
+	stream, err := q.js.Stream(ctx, q.logName())
+	if err == nil {
+		var info *jetstream.StreamInfo
+		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(q.prefix + ".jobs.>"))
+		if err == nil {
+			strays := make(map[string]uint64)
+			for subject, n := range info.State.Subjects {
+				if site, _, ok := parseJobsSubject(q.prefix, subject); !ok || !slices.Contains(sites, site) {
+					strays[subject] = n
+				}
+			}
+			return strays, nil
+		}
+	}
+	return nil, fmt.Errorf("look for strays: %w", q.unanswered(ctx, q.logName(), err))
 }
 
 // PurgeLog removes an app's messages with a sequence lower than below.

@@ -92,6 +92,8 @@ func (q *Queue) Ask(ctx context.Context, site, verb string, request []byte) ([]b
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return nil, fmt.Errorf("%s of %s: %w", verb, site, ErrNoWorker)
+	case err != nil && q.Connected():
+		return nil, fmt.Errorf("%s of %s: %w: one took the question and has not answered, ask again", verb, site, ErrNoWorker)
 	case err != nil:
 		return nil, fmt.Errorf("%s of %s: %w: %w", verb, site, ErrUnreachable, err)
 	}
