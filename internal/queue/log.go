@@ -86,7 +86,7 @@ func (q *Queue) Strays(ctx context.Context, sites []string) (map[string]uint64, 
 	stream, err := q.js.Stream(ctx, q.logName())
 	if err == nil {
 		var info *jetstream.StreamInfo
-		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(q.prefix + ".jobs.>"))
+		info, err = stream.Info(ctx, jetstream.WithSubjectFilter(q.prefix+".jobs.>"))
 		if err == nil {
 			strays := make(map[string]uint64)
 			for subject, n := range info.State.Subjects {
