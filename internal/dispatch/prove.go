@@ -119,7 +119,9 @@ func (l *lane) understood(f *flight, q *inquiry, err error) error {
 	if q.process != nil {
 		l.process, l.readAt = q.process, now
 	}
-	l.mark.kind = q.evidence.mark
+	if q.evidence.mark != markUnseen { // another inquiry may have seen it while this one was out
+		l.mark.kind = q.evidence.mark
+	}
 	l.passed(false)
 
 	var (
