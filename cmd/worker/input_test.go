@@ -54,6 +54,32 @@ func TestAJobForAnAppThatIsNotThereWaits(t *testing.T) {
 	}
 }
 
+// What a publisher got wrong, with NATS's own tools and not with enqueue: a version that nobody here can read, and
+// subjects that nobody reads.
+func TestAJobOfANewerVersionWaitsUntilItIsTakenAway(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, 10)
+	w := p.start()
+	p.enqueue(one("--wait", "--timeout", "20s")...).want(t, exitDone)
+	wire := p.wire()
+	wire.publish(t, "statusq.jobs.main.5", `{"v":2,"job":"newer","record":2,"action":"Start"}`) // sequence 2
+	wire.publish(t, "statusq.jobs.main.5", `{"v":1,"job":"behind","record":3,"action":"Start"}`)
+	wire.publish(t, "statusq.jobs.other.5", `{"v":1,"job":"stray","record":4,"action":"Start"}`)
+	p.awaitLane(testApp, "halted", "worker_too_old")
+	p.enqueue("lanes").want(t, exitDone, "sequence 2")
+	p.worker("check").want(t, exitError, "strays", "statusq.jobs.other.5")
+	q := p.queue()
+	if r := results(t, q, "behind"); len(r) != 0 {
+		t.Errorf("the job behind it has ended before its turn: %+v", r)
+	}
+	wire.publish(t, "$JS.API.STREAM.MSG.DELETE.STATUSQ_JOBS", `{"seq":2}`)
+	eventually(t, 30*time.Second, "the job behind it ends", func() bool { return len(results(t, q, "behind")) == 1 })
+	w.stop()
+	if n := p.sim.CommitCount(); n != 2 {
+		t.Errorf("kintone ran %d actions, want the first job and the one behind", n)
+	}
+}
+
 func TestAWrongTokenHoldsTheJobs(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, 10)

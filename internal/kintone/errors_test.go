@@ -57,7 +57,7 @@ var refusals = []struct {
 	{statuses: []int{400, 520}, code: "GAIA_IL26", message: "The specified user (code：unexist_user) not found.", user: "unexist_user"},
 	{statuses: []int{400}, code: "GAIA_IL26", message: "指定したユーザー（code：佐藤(2)）が見つかりません。", user: "佐藤(2)"},
 	{statuses: []int{400}, code: "GAIA_IL26", message: "指定したユーザー(code:a b)が見つかりません。", user: "a b"},
-	{statuses: []int{400}, code: "GAIA_IL28", message: "指定した組織(code:XXXXXX)が見つかりません。"},
+	{statuses: []int{400}, code: "GAIA_IL28", message: "指定した組織(code:eigyo)が見つかりません。"},
 	{statuses: []int{409}, code: "GAIA_CO02"},
 	{statuses: []int{409}, code: "GAIA_CO03"},
 	{statuses: []int{409}, code: "GAIA_UN03"},
