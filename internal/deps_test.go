@@ -53,7 +53,9 @@ var layers = []layer{
 		"the wiring knows everybody; the simulator is part of it as worker demo and worker simulate"},
 	{"cmd/enqueue", []string{"schema", "internal/kintone", "internal/queue", "internal/campaign"}, []string{"internal/queue/embedded", "internal/queue/queuetest"},
 		"the client reads and writes the queue, and cannot do the worker's work"},
-	{"test", nil, []string{"internal/queue", "internal/kintone"},
+	{"test/programs", []string{"internal/queue"}, nil,
+		"it runs programs for tests, and reads the queue to see what they did"},
+	{"test", []string{"test/programs"}, []string{"internal/queue", "internal/kintone"},
 		"it tests programs from outside; of the inside it may borrow names and forms"},
 }
 
@@ -70,7 +72,7 @@ var fences = []struct {
 		"it is more of the NATS client"},
 	{"github.com/nats-io/nats-server", []string{"internal/queue/embedded", "internal/queue/queuetest"}, nil,
 		"a server is started in one place"},
-	{"net/http", []string{"internal/kintone", "internal/kintone/simulator", "internal/dispatch", "internal/console", "cmd/worker"}, []string{"cmd/enqueue", "test"},
+	{"net/http", []string{"internal/kintone", "internal/kintone/simulator", "internal/dispatch", "internal/console", "cmd/worker", "test/programs"}, []string{"cmd/enqueue", "test"},
 		"only kintone talks HTTP to kintone; dispatch reads status codes by their names"},
 	{"log/slog", []string{"internal/console", "cmd"}, []string{"internal/kintone"},
 		"the core returns errors and tells events; logging is for those who run it (kintone's tests log a Secret)"},

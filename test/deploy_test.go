@@ -14,6 +14,8 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
 	"github.com/testcontainers/testcontainers-go/wait"
+
+	"statusq/test/programs"
 )
 
 // The image runs with nothing beside the programs: no shell, no root, nothing to write to but /data.
@@ -53,12 +55,12 @@ func finalStage(t *testing.T) testcontainers.FromDockerfile {
 		t.Fatalf("deploy/Dockerfile ends with a stage that is not from scratch:\n%s", stage)
 	}
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, "Dockerfile"), stage)
+	programs.WriteFile(t, filepath.Join(dir, "Dockerfile"), stage)
 	if err := os.MkdirAll(filepath.Join(dir, "out", "data"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, program := range []string{"worker", "enqueue"} {
-		copyFile(t, filepath.Join(dir, "out", program), filepath.Join(bin, program), 0o755)
+		programs.CopyFile(t, filepath.Join(dir, "out", program), filepath.Join(programs.Bin, program), 0o755)
 	}
 	return testcontainers.FromDockerfile{Context: dir}
 }

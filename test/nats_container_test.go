@@ -3,12 +3,7 @@
 package test
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,6 +17,7 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 
 	"statusq/internal/queue"
+	"statusq/test/programs"
 )
 
 // broker is a NATS server in a container, configured as deploy/nats.conf says, with its data outside the container.
@@ -33,13 +29,13 @@ type broker struct {
 func startBroker(t *testing.T) *broker {
 	t.Helper()
 	image := t.TempDir()
-	copyFile(t, filepath.Join(image, "nats-server"), filepath.Join(bin, "nats-server"), 0o755)
-	copyFile(t, filepath.Join(image, "nats.conf"), "../deploy/nats.conf", 0o644)
-	writeFile(t, filepath.Join(image, "Dockerfile"),
+	programs.CopyFile(t, filepath.Join(image, "nats-server"), filepath.Join(programs.Bin, "nats-server"), 0o755)
+	programs.CopyFile(t, filepath.Join(image, "nats.conf"), "../deploy/nats.conf", 0o644)
+	programs.WriteFile(t, filepath.Join(image, "Dockerfile"),
 		"FROM scratch\nCOPY nats-server nats.conf /\nENTRYPOINT [\"/nats-server\", \"-c\", \"/nats.conf\"]\n")
 
 	data := t.TempDir()
-	address := freeAddress(t) // the same before and after a restart, as a server's is
+	address := programs.FreeAddress(t) // the same before and after a restart, as a server's is
 	client := network.MustParsePort("4222/tcp")
 	c, err := testcontainers.Run(t.Context(), "",
 		testcontainers.WithDockerfile(testcontainers.FromDockerfile{Context: image}),
@@ -79,35 +75,35 @@ func (b *broker) restart(t *testing.T, grace, away time.Duration) {
 func TestJobsSurviveTheirBroker(t *testing.T) {
 	const app, records = 5, 1500 // each record is started, then approved: 3,000 jobs
 	nats := startBroker(t)
-	kintone := startSimulator(t, records)
+	kintone := programs.StartSimulator(t, records)
 	config := filepath.Join(t.TempDir(), "statusq.yaml")
-	writeFile(t, config, "sites: {main: {requestsPerSecond: 4}}\n") // slow enough to be met in mid-work
-	worker := start(t, "worker", []string{
+	programs.WriteFile(t, config, "sites: {main: {requestsPerSecond: 4}}\n") // slow enough to be met in mid-work
+	worker := programs.Start(t, "worker", []string{
 		"KINTONE_BASE_URL=" + kintone.URL, "KINTONE_API_TOKEN=" + kintone.Token, "STATUSQ_NATS_URL=" + nats.url,
 	}, "--config", config)
 	env := []string{"STATUSQ_NATS_URL=" + nats.url}
-	q := connect(t, nats.url)
+	q := programs.Connect(t, nats.url)
 
 	// While the broker is away, two requests wait for an answer that will never come, although they were carried out.
-	kintone.fail(t, `{"kind":"lostReply","applied":true,"method":"PUT","count":2}`)
+	kintone.Fail(t, `{"kind":"lostReply","applied":true,"method":"PUT","count":2}`)
 	send(t, env, app, "Start", records)
-	kintone.waitForCommits(t, worker, 300)
+	kintone.WaitForCommits(t, worker, 300)
 	nats.restart(t, 10*time.Second, 2*time.Second)
-	if n := len(kintone.commits(t)); n >= records {
+	if n := len(kintone.Commits(t)); n >= records {
 		t.Fatalf("%d of %d jobs were done before the broker was back: its stop met nothing", n, records)
 	}
 
 	send(t, env, app, "Approve", records)
-	kintone.waitForCommits(t, worker, records+300)
+	kintone.WaitForCommits(t, worker, records+300)
 	nats.restart(t, 0, time.Second)
-	if n := len(kintone.commits(t)); n >= 2*records {
+	if n := len(kintone.Commits(t)); n >= 2*records {
 		t.Fatalf("%d of %d jobs were done before the broker was back: its death met nothing", n, 2*records)
 	}
 
-	kintone.waitForCommits(t, worker, 2*records)
+	kintone.WaitForCommits(t, worker, 2*records)
 	checkResults(t, q, app, 2*records)
-	worker.stop(t)
-	checkCommits(t, kintone.commits(t), records)
+	worker.Stop(t)
+	checkCommits(t, kintone.Commits(t), records)
 	checkNothingIsLeft(t, q, app)
 }
 
@@ -120,8 +116,8 @@ func send(t *testing.T, env []string, app int, action string, records int) {
 		fmt.Fprintf(&csv, "%s-%d,%d,%s\n", action, r+1, r+1, action)
 	}
 	file := filepath.Join(t.TempDir(), action+".csv")
-	writeFile(t, file, csv.String())
-	call(t, "enqueue", env, "send", "--app", fmt.Sprint(app), "--file", file, "--campaign", action)
+	programs.WriteFile(t, file, csv.String())
+	programs.Call(t, "enqueue", env, "send", "--app", fmt.Sprint(app), "--file", file, "--campaign", action)
 }
 
 // checkResults waits until so many jobs have ended, and for a while longer, and says which ended badly or twice.
@@ -154,7 +150,7 @@ func checkResults(t *testing.T, q *queue.Queue, app, want int) {
 }
 
 // checkCommits compares kintone's own account with what was asked for.
-func checkCommits(t *testing.T, commits []commit, records int) {
+func checkCommits(t *testing.T, commits []programs.Commit, records int) {
 	t.Helper()
 	actions := map[int64][]string{}
 	for _, c := range commits {
@@ -196,129 +192,5 @@ func checkNothingIsLeft(t *testing.T, q *queue.Queue, app int) {
 	}
 	if n := backlog[int64(app)]; n > 0 {
 		t.Errorf("%d jobs are still in the log, want none", n)
-	}
-}
-
-// simulated is a `worker simulate` in a process of its own.
-type simulated struct {
-	URL   string `json:"url"`
-	Token string `json:"token"`
-	Admin string `json:"admin"`
-}
-
-// commit is a line of the simulator's log, as far as it matters here.
-type commit struct {
-	N       int
-	Record  int64
-	Action  string
-	Foreign bool
-}
-
-func startSimulator(t *testing.T, records int) simulated {
-	t.Helper()
-	var s simulated
-	start(t, "worker", nil, "simulate", "--listen", "127.0.0.1:0", "--records", fmt.Sprint(records)).greeting(t, &s)
-	return s
-}
-
-// commits returns every action that kintone carried out, in order.
-func (s simulated) commits(t *testing.T) []commit {
-	t.Helper()
-	resp, err := http.Get(s.Admin + "/commits?since=0")
-	if err != nil {
-		t.Fatalf("ask the simulator: %v", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		t.Fatalf("ask the simulator: %s", resp.Status)
-	}
-	var all []commit
-	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
-		var c commit
-		if err := json.Unmarshal(lines.Bytes(), &c); err != nil {
-			t.Fatalf("the simulator's log holds %q: %v", lines.Text(), err)
-		}
-		all = append(all, c)
-	}
-	return all
-}
-
-// fail makes the simulator misbehave.
-func (s simulated) fail(t *testing.T, fault string) {
-	t.Helper()
-	resp, err := http.Post(s.Admin+"/faults", "application/json", strings.NewReader(fault))
-	if err != nil {
-		t.Fatalf("ask the simulator: %v", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		t.Fatalf("ask the simulator for %s: %s", fault, resp.Status)
-	}
-}
-
-// waitForCommits waits until kintone has carried out at least n actions, as long as the worker lives.
-func (s simulated) waitForCommits(t *testing.T, worker *process, n int) {
-	t.Helper()
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		have := len(s.commits(t))
-		if have >= n {
-			return
-		}
-		select {
-		case <-worker.exited:
-			t.Fatalf("the worker ended (%v) after %d of %d actions", worker.err, have, n)
-		default:
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("kintone has carried out %d actions after 2 min, want %d", have, n)
-		}
-	}
-}
-
-// connect opens the queue to look at it, with patience until the worker has made it.
-func connect(t *testing.T, url string) *queue.Queue {
-	t.Helper()
-	q, err := queue.Connect(t.Context(), queue.Config{URL: url, Name: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(q.Close)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		_, err := q.Backlog(t.Context(), "main")
-		if err == nil {
-			return q
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the worker made no queue: %v", err)
-		}
-	}
-}
-
-// freeAddress is a loopback address that nobody listened on a moment ago.
-func freeAddress(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
-}
-
-func writeFile(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func copyFile(t *testing.T, to, from string, mode os.FileMode) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(to, data, mode); err != nil {
-		t.Fatal(err)
 	}
 }
