@@ -54,7 +54,8 @@ const (
 // A part is what travels as one request: at first all members, later what a split left together.
 type part struct {
 	members []queue.Member
-	sends   int       // copies of just these members that left under this owner
+	cut     bool      // it was cut from the whole
+	sends   int       // copies of it that left under this owner, and of the part that it was cut from, but not of the whole
 	tries   int       // answers in a row that decided nothing; the back-off grows with them
 	since   time.Time // the first of them
 	due     time.Time // when it wants to be sent or looked into again
@@ -97,11 +98,24 @@ func (f *flight) request() *queue.Request {
 // split replaces the part at work by smaller ones. What was in doubt about it is in doubt about them.
 func (f *flight) split(groups ...[]queue.Member) {
 	old := f.parts[0]
+	sends := 0
+	if old.cut {
+		sends = old.sends // a copy of a part may outlive the whole
+	}
 	parts := make([]*part, 0, len(groups)+len(f.parts)-1)
 	for _, g := range groups {
-		parts = append(parts, &part{members: g, doubt: old.doubt, why: old.why, last: old.last, again: true, tries: old.tries, due: old.due})
+		parts = append(parts, &part{
+			members: g, cut: true, sends: sends, doubt: old.doubt,
+			why: old.why, last: old.last, again: true, tries: old.tries, due: old.due,
+		})
 	}
 	f.parts = append(parts, f.parts[1:]...)
+}
+
+// halve cuts the part at work in two.
+func (f *flight) halve() {
+	ms := f.parts[0].members
+	f.split(ms[:len(ms)/2], ms[len(ms)/2:])
 }
 
 // partition cuts members into those that are suspected and the rest, both in their order.

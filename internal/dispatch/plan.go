@@ -33,7 +33,8 @@ func members(tasks []*task) []queue.Member {
 type nextStep int
 
 const (
-	sendAgain nextStep = iota // the same members with the same pins
+	sendNow   nextStep = iota // it was not refused: the same members with the same pins, at once
+	sendAgain                 // the same after a pause
 	giveUp                    // each member ends by the ladder, for the reason it is suspected of
 	splitOff                  // suspects wait, the others go first
 	halve                     // nobody is named and nothing was found: the culprit is in one of the halves

@@ -33,6 +33,14 @@ type evidence struct {
 	graph *kintone.Process
 }
 
+// latest is the last read.
+func (ev evidence) latest() []seen {
+	if ev.second != nil {
+		return ev.second
+	}
+	return ev.first
+}
+
 type markKind uint8
 
 const (
@@ -70,10 +78,7 @@ func resolve(members []queue.Member, ev evidence) decision {
 	if len(ev.first) != len(members) || ev.second != nil && len(ev.second) != len(members) {
 		return undecided
 	}
-	latest := ev.first
-	if ev.second != nil {
-		latest = ev.second
-	}
+	latest := ev.latest()
 
 	// Proof that it did not happen: a change that leaves no room for ours.
 	for i, m := range members {

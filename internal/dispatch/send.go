@@ -63,7 +63,8 @@ func (l *lane) send(f *flight) {
 	l.out++
 	members := f.parts[0].members
 	app := l.app
-	if f.parts[0].sends == 0 && len(f.parts) == 1 && !f.inherited {
+	app.LeaveBy = time.Now().Add(freshPin)
+	if f.parts[0].sends == 0 && !f.parts[0].cut && !f.inherited {
 		app.LeaveBy = f.at.Add(freshPin) // better not at all than on what was seen long ago
 	}
 	l.wg.Go(func() {
@@ -110,68 +111,57 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 	p := f.parts[0]
 	now := time.Now()
 	j := judge(err)
-	f.phase = waiting
-	if j.known != notSent {
-		p.sends++
+	if j.known == refused && j.user != "" {
+		l.badUsers[j.user] = now.Add(knownBad)
 	}
-	if j.known == acted {
+	switch f.answered(j, l.passedAt, now) {
+	case heardActed:
 		l.passed(true)
 		return l.landed(f, revisions)
-	}
 
-	if j.known == notSent && p.sends == 0 && len(f.parts) == 1 && !f.inherited {
-		// Nothing of it ever left: its jobs go back to where they stood.
+	case heardNeverLeft:
 		if err := l.settle(f.n, nil, f.id, nil); err != nil {
 			return err
 		}
 		l.flights[f.n] = nil
 		for _, t := range f.tasks {
-			l.backlog.reopen(t)
+			l.backlog.reopen(t) // to where it stood
 		}
 		l.failed(j)
 		return nil
-	}
 
-	if j.known == refused {
-		p.last = j
-		if j.user != "" {
-			l.badUsers[j.user] = now.Add(knownBad)
-		}
-		if j.decides {
-			l.passed(false)
-			l.investigate(f)
-			return nil
-		}
-	}
-	if p.tries++; p.tries == 1 {
-		p.since = now
-	}
-	if j.known == unclear {
-		p.doubt = now
-	}
-	// Perhaps it is one member that brings kintone down, or the size. While nobody gets through it is neither, unless
-	// the app itself answers so.
-	others := l.passedAt.After(p.since)
-	tired := p.tries >= 5 && j.charge != chargeNobody
-	most := time.Minute
-	if tired && others && j.charge == chargeApp && len(p.members) == 1 {
-		most = 5 * time.Minute // it alone fares so: it takes its time, and the app is not to wait for it
-	}
-	d := backOff(p.tries, most, j.after)
-	if j.known == unclear {
-		l.tell(Event{Kind: EventUnclear, Request: f.id, Reason: j.reason, Detail: j.message, Until: now.Add(d)})
-	}
-	if most > time.Minute {
-		l.unprobed()
-	} else {
+	case heardReason:
+		l.passed(false)
+		l.investigate(f)
+		return nil
+
+	case heardTooOften:
 		l.failed(j)
+		p.due = now.Add(l.pauseBefore(f, j, time.Minute))
+		f.halve()
+		return l.recut(f)
+
+	default:
+		most := time.Minute
+		if f.tired(j) && l.passedAt.After(p.since) && j.charge == chargeApp && len(p.members) == 1 {
+			most = 5 * time.Minute // it alone fares so: it takes its time, and the app is not to wait for it
+			l.unprobed()
+		} else {
+			l.failed(j)
+		}
+		p.due = now.Add(l.pauseBefore(f, j, most))
+		f.turn()
+		return nil
 	}
-	p.due = now.Add(d)
-	if tired && len(p.members) > 1 && (others || j.charge == chargeApp && j.known == unclear) {
-		return l.halve(f)
+}
+
+// pauseBefore is how long the part at work waits before it is sent again.
+func (l *lane) pauseBefore(f *flight, j judgement, most time.Duration) time.Duration {
+	d := backOff(max(1, f.parts[0].tries), most, j.after)
+	if j.known == unclear {
+		l.tell(Event{Kind: EventUnclear, Request: f.id, Reason: j.reason, Detail: j.message, Until: time.Now().Add(d)})
 	}
-	f.turn()
-	return nil
+	return d
 }
 
 // again puts the part at work off, and lets another part of its flight come forward.
@@ -180,38 +170,33 @@ func (l *lane) again(f *flight, d time.Duration) {
 	f.turn()
 }
 
-// landed settles the part that kintone just executed. Its commit proves that no older copy of the whole had committed,
-// and none can any more.
-func (l *lane) landed(f *flight, revisions []kintone.RecordRevision) error {
+// landed settles the part that kintone just executed, and foretells what it leaves to the next jobs of its records.
+func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 	p := f.parts[0]
-	verdicts := make([]verdict, 0, len(f.tasks))
 	type next struct {
 		record int64
 		pin    kintone.Record
 	}
 	var foretold []next
+	revisions := make([]int64, len(returned))
 	for i, m := range p.members {
-		r := revisions[i].Revision
-		verdicts = append(verdicts, verdict{task: f.tasks[m.Seq], outcome: queue.Applied, revision: r, request: f.id})
+		r := returned[i].Revision
+		revisions[i] = r
 		if rec, ok := after(m, r, l.process, l.us); ok && f.settings == l.process.Revision {
 			foretold = append(foretold, next{m.Record, rec})
 		}
-	}
-	for i, m := range p.members {
 		t := f.tasks[m.Seq]
 		if t.pin != nil && t.pin.Modifier != "" && t.pin.Modifier != l.us && l.mark.kind == markUnseen {
-			l.mark.record, l.mark.revision = m.Record, revisions[i].Revision
+			l.mark.record, l.mark.revision = m.Record, r
 		}
-		if step := int(revisions[i].Revision - m.Pin); step > 0 && step < l.step && m.Step == revisionStep {
+		if step := int(r - m.Pin); step > 0 && step < l.step && m.Step == revisionStep {
 			if err := l.learnStep(step); err != nil {
 				l.tell(Event{Kind: EventTrouble, Detail: err.Error()})
 			}
 		}
 	}
 	l.streak = 0
-	f.parts, f.dead = f.parts[1:], true
-	verdicts, reopen := l.releaseUnsent(f, verdicts, nil)
-	if err := l.finish(f, verdicts, reopen, nil); err != nil {
+	if err := l.conclude(f, f.landed(revisions), nil); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -241,93 +226,77 @@ func (l *lane) learnStep(step int) error {
 	return l.queue.PutFacts(l.work, l.site, l.app.ID, facts)
 }
 
-// releaseUnsent releases the parts that never left on their own, once the whole is known to be dead and not executed.
-func (l *lane) releaseUnsent(f *flight, verdicts []verdict, reopen []*task) ([]verdict, []*task) {
-	if f.inherited {
-		return verdicts, reopen // nobody knows what left
-	}
-	var rest []*part
-	for _, q := range f.parts {
-		if q.sends > 0 {
-			rest = append(rest, q)
-		} else {
-			verdicts, reopen = l.release(f, q, verdicts, reopen)
-		}
-	}
-	f.parts = rest
-	return verdicts, reopen
-}
-
-// release ends a part that was surely never executed and never will be: those that something speaks against by the
-// ladder, the others start afresh.
-func (l *lane) release(f *flight, q *part, verdicts []verdict, reopen []*task) ([]verdict, []*task) {
-	for _, m := range q.members {
-		t := f.tasks[m.Seq]
-		if found, bad := q.why[m.Seq]; bad {
-			verdicts = append(verdicts, l.failure(t, found, f.id))
-		} else {
-			reopen = append(reopen, t)
-		}
-	}
-	return verdicts, reopen
-}
-
-// finish settles what was decided of a flight and goes on with the rest of it. Tasks to reopen get the pins that were
-// read for them, if any.
-func (l *lane) finish(f *flight, verdicts []verdict, reopen []*task, pins map[int64]*kintone.Record) error {
-	var rest *queue.Request
+// conclude settles the members that leave a flight and goes on with the rest of it. Those that start afresh get the pins
+// that were read for them, if any.
+func (l *lane) conclude(f *flight, ends []ending, pins map[int64]*kintone.Record) error {
+	var (
+		rest     *queue.Request
+		verdicts []verdict
+		reopen   []*task
+	)
 	if len(f.parts) > 0 {
 		rest = f.request()
+	}
+	for _, e := range ends {
+		t := f.tasks[e.member.Seq]
+		delete(f.tasks, e.member.Seq)
+		switch e.fate {
+		case endApplied:
+			verdicts = append(verdicts, verdict{task: t, outcome: queue.Applied, revision: e.revision, request: f.id})
+		case endFailed:
+			verdicts = append(verdicts, l.failure(t, e.found, f.id))
+		case endUnknown:
+			verdicts = append(verdicts, unknownVerdict(t, e, f))
+		case endAfresh:
+			reopen = append(reopen, t)
+		}
 	}
 	if err := l.settle(f.n, rest, f.id, verdicts); err != nil {
 		return err
 	}
-	now := time.Now()
 	if rest == nil {
 		l.flights[f.n] = nil
 	} else {
-		for seq := range f.tasks {
-			if !slices.ContainsFunc(f.parts, func(p *part) bool {
-				return slices.ContainsFunc(p.members, func(m queue.Member) bool { return m.Seq == seq })
-			}) {
-				delete(f.tasks, seq)
-			}
-		}
-		f.phase = waiting
-		f.turn()
-		if f.dead && !f.inherited {
-			f.phase = lookingNext // it may be over for this part as well, and then nothing need be sent
-		}
+		f.carryOn()
 	}
 	l.done(verdicts)
 	for _, t := range reopen {
-		t.replans++
-		switch r, asked := pins[t.record]; {
-		case t.gutted:
-			l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonRefused, request: f.id,
-				message: "the action was not run, and the job itself is gone from the log"})
-		case t.replans > 5:
-			// Somebody changes this record as fast as we look at it: it may wait like any other that is not ready.
-			v := l.failure(t, finding{fate: unfit, reason: ReasonRevisionConflict, message: "the record changed each time before the action could be run"}, f.id)
-			if n := spent(t.attempts); n+1 < l.cfg.Attempts {
-				v.outcome, v.due = "", now.Add(pause(n+1, l.cfg.Backoff, rand.Float64))
-			}
-			l.decide(v)
-		case asked && inspectJob(*t.job, r, l.process, l.fields, l.us, l.badUsers, now).fate == fit:
-			l.weigh(t, r, now)
-		default:
-			l.backlog.reopen(t)
-			l.strand(t.record)
-		}
+		l.startAfresh(f, t, pins)
 	}
 	return nil
 }
 
-// halve cuts the part at work in two, with the same pins.
-func (l *lane) halve(f *flight) error {
-	ms := f.parts[0].members
-	f.split(ms[:len(ms)/2], ms[len(ms)/2:])
-	return l.recut(f)
+// unknownVerdict asks a person.
+func unknownVerdict(t *task, e ending, f *flight) verdict {
+	v := verdict{task: t, outcome: queue.Unknown, reason: ReasonOutcomeUnknown, code: e.found.code, request: f.id, attempt: true, evidence: e.evidence,
+		message: "an answer was lost, and the record was changed by others meanwhile: look at its history and decide"}
+	if e.evidence.UnclearAt.IsZero() {
+		v.message = "the record was changed more than once by others while it was being sent, so that the refusal alone proves nothing: look at its history and decide"
+	}
+	return v
+}
+
+// startAfresh plans a job again that was in a request which surely did not run and never will.
+func (l *lane) startAfresh(f *flight, t *task, pins map[int64]*kintone.Record) {
+	now := time.Now()
+	t.replans++
+	switch r, asked := pins[t.record]; {
+	case t.gutted:
+		l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonRefused, request: f.id,
+			message: "the action was not run, and the job itself is gone from the log"})
+	case t.replans > 5:
+		// Somebody changes this record as fast as we look at it: it may wait like any other that is not ready.
+		v := l.failure(t, finding{fate: unfit, reason: ReasonRevisionConflict, message: "the record changed each time before the action could be run"}, f.id)
+		if n := spent(t.attempts); n+1 < l.cfg.Attempts {
+			v.outcome, v.due = "", now.Add(pause(n+1, l.cfg.Backoff, rand.Float64))
+		}
+		l.decide(v)
+	case asked && inspectJob(*t.job, r, l.process, l.fields, l.us, l.badUsers, now).fate == fit:
+		l.weigh(t, r, now)
+	default:
+		l.backlog.reopen(t)
+		l.strand(t.record)
+	}
 }
 
 // recut writes how a flight was cut before any part of it is sent.
