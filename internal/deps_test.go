@@ -31,17 +31,19 @@ type layer struct {
 var layers = []layer{
 	{"schema", nil, nil,
 		"the contract with those who publish jobs depends on nobody"},
-	{"internal/kintone", nil, []string{"internal/kintone/simulator"},
+	{"internal/failpoint", nil, nil,
+		"a place where a test may kill a program knows nothing of the program"},
+	{"internal/kintone", []string{"internal/failpoint"}, []string{"internal/kintone/simulator"},
 		"what kintone accepts and refuses is the same with and without a queue"},
 	{"internal/kintone/simulator", nil, nil,
 		"the oracle shares no code with the client that it examines, or one misunderstanding sits on both sides"},
-	{"internal/queue", []string{"schema", "internal/kintone"}, []string{"internal/queue/embedded", "internal/queue/queuetest"},
+	{"internal/queue", []string{"schema", "internal/failpoint", "internal/kintone"}, []string{"internal/queue/embedded", "internal/queue/queuetest"},
 		"it keeps jobs and decisions, and decides nothing itself; of kintone it needs the type Secret"},
 	{"internal/queue/embedded", []string{"internal/kintone", "internal/queue"}, nil,
 		"a server in the same process is an option of the queue"},
 	{"internal/queue/queuetest", []string{"internal/queue", "internal/queue/embedded"}, nil,
 		"tests use the same server as the product"},
-	{"internal/dispatch", []string{"internal/kintone", "internal/queue"}, []string{"internal/kintone/simulator", "internal/queue/queuetest"},
+	{"internal/dispatch", []string{"internal/failpoint", "internal/kintone", "internal/queue"}, []string{"internal/kintone/simulator", "internal/queue/queuetest"},
 		"from jobs to requests to outcomes: it knows both ends, and nobody who configures or watches it"},
 	{"internal/campaign", []string{"internal/kintone", "internal/queue", "internal/dispatch"}, []string{"internal/queue/queuetest"},
 		"it prepares and reports work, and has no hand in it"},
@@ -49,7 +51,7 @@ var layers = []layer{
 		"it shows and accepts, and has no hand in the work"},
 	{"internal", nil, nil,
 		"these rules"},
-	{"cmd/worker", []string{"schema", "internal/kintone", "internal/kintone/simulator", "internal/queue", "internal/queue/embedded", "internal/dispatch", "internal/campaign", "internal/console"}, []string{"internal/queue/queuetest"},
+	{"cmd/worker", []string{"schema", "internal/failpoint", "internal/kintone", "internal/kintone/simulator", "internal/queue", "internal/queue/embedded", "internal/dispatch", "internal/campaign", "internal/console"}, []string{"internal/queue/queuetest"},
 		"the wiring knows everybody; the simulator is part of it as worker demo and worker simulate"},
 	{"cmd/enqueue", []string{"schema", "internal/kintone", "internal/queue", "internal/campaign"}, []string{"internal/queue/embedded", "internal/queue/queuetest"},
 		"the client reads and writes the queue, and cannot do the worker's work"},
@@ -57,6 +59,8 @@ var layers = []layer{
 		"it runs programs for tests, and reads the queue to see what they did"},
 	{"test", []string{"test/programs"}, []string{"internal/queue", "internal/kintone"},
 		"it tests programs from outside; of the inside it may borrow names and forms"},
+	{"test/crash", []string{"test/programs"}, []string{"internal/failpoint", "internal/queue", "internal/kintone/simulator"},
+		"it kills programs from outside; it plays kintone, and reads the queue to see what they did"},
 }
 
 // fences says which packages may import a library, counting every import path that begins with it.
@@ -66,13 +70,13 @@ var fences = []struct {
 	tests   []string // more packages whose tests may
 	why     string
 }{
-	{"github.com/nats-io/nats.go", []string{"internal/queue"}, []string{"test"},
+	{"github.com/nats-io/nats.go", []string{"internal/queue"}, []string{"test", "test/crash"},
 		"NATS is one package's knowledge"},
 	{"github.com/synadia-io/orbit.go", []string{"internal/queue"}, nil,
 		"it is more of the NATS client"},
 	{"github.com/nats-io/nats-server", []string{"internal/queue/embedded", "internal/queue/queuetest"}, nil,
 		"a server is started in one place"},
-	{"net/http", []string{"internal/kintone", "internal/kintone/simulator", "internal/dispatch", "internal/console", "cmd/worker", "test/programs"}, []string{"cmd/enqueue", "test"},
+	{"net/http", []string{"internal/kintone", "internal/kintone/simulator", "internal/dispatch", "internal/console", "cmd/worker", "test/programs"}, []string{"cmd/enqueue", "test", "test/crash"},
 		"only kintone talks HTTP to kintone; dispatch reads status codes by their names"},
 	{"log/slog", []string{"internal/console", "cmd"}, []string{"internal/kintone"},
 		"the core returns errors and tells events; logging is for those who run it (kintone's tests log a Secret)"},
@@ -239,7 +243,7 @@ func within(path, dir string) bool {
 	return ok && (rest == "" || rest[0] == '/')
 }
 
-// list asks the go command about every package of this module, those behind the docker tag included.
+// list asks the go command about every package of this module, those behind tags included.
 func list(t *testing.T) []pkg {
 	t.Helper()
 	// A result is cached until a file changes that the test itself looked at, and go list is another process.
@@ -252,7 +256,7 @@ func list(t *testing.T) []pkg {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-tags", "docker",
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-tags", "docker,crash",
 		"-json=ImportPath,Imports,TestImports,XTestImports,Deps", module+"/...")
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

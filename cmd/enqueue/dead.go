@@ -21,10 +21,11 @@ type deadFilter struct {
 	Campaign givenID `placeholder:"NAME" help:"Only of this campaign."`
 	Record   int64   `placeholder:"ID" help:"Only of this record."`
 	Code     string  `placeholder:"CODE" help:"Only with this error code of kintone."`
+	Request  givenID `placeholder:"ID" help:"Only of this request, with an unknown outcome: its jobs share one fate."`
 }
 
 func (f deadFilter) of(site string) queue.DeadFilter {
-	return queue.DeadFilter{Site: site, App: f.App, Campaign: string(f.Campaign), Record: f.Record, Code: f.Code}
+	return queue.DeadFilter{Site: site, App: f.App, Campaign: string(f.Campaign), Record: f.Record, Code: f.Code, Request: string(f.Request)}
 }
 
 // deadLetter is a dead letter for scripts.
@@ -46,6 +47,7 @@ type deadLetter struct {
 	Message  string        `json:"message,omitempty"`
 	Died     string        `json:"died"`
 	Attempts []attempt     `json:"attempts"`
+	History  []moment      `json:"history,omitempty"` // with show: attempts, ends and what operators did, the oldest first
 	Evidence *evidence     `json:"evidence,omitempty"`
 	Raw      string        `json:"raw,omitempty"` // a job that could not be decoded, as it came
 }
@@ -167,10 +169,18 @@ func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
 		if err != nil {
 			return err
 		}
+		s, err := q.FindJob(ctx, e.Site, d.App, string(c.Job))
+		if err != nil {
+			return err
+		}
+		s.Parked, s.Dead = nil, &d // this letter's history, of all that the job may have
+		history := historyOf(s)
 		if n++; e.JSON {
-			err = e.emit(letterOf(d))
+			letter := letterOf(d)
+			letter.History = history
+			err = e.emit(letter)
 		} else {
-			err = c.show(e, d, n)
+			err = c.show(e, d, n, history)
 		}
 		if err != nil {
 			return err
@@ -182,7 +192,7 @@ func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
-func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int) error {
+func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) error {
 	if n > 1 {
 		if err := e.print("\n"); err != nil {
 			return err
@@ -214,7 +224,7 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int) error {
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	return e.showAttempts(d.Attempts)
+	return e.showHistory(history)
 }
 
 // whose says who spoke of a death: kintone, which gives a code, or the worker.
@@ -241,7 +251,7 @@ func rawText(raw []byte) string {
 	return strconv.Quote(string(raw))
 }
 
-// mass is what retry and discard have in common: which letters, and the care that is taken before they are touched.
+// mass is what retry, resolve and discard have in common: which letters, and the care that is taken before they are touched.
 type mass struct {
 	deadFilter
 
@@ -257,11 +267,16 @@ type mass struct {
 type (
 	deadRetryCmd   struct{ mass }
 	deadDiscardCmd struct{ mass }
+	deadResolveCmd struct {
+		mass
+		resolution
+	}
 )
 
 func (c *deadRetryCmd) Run(ctx context.Context, e *env) error {
-	return c.run(ctx, e, deed{verb: "retry", done: "retried", warn: "their action may have run already, and a retry can run it a second time",
-		do: (*queue.Queue).RetryDead})
+	return c.run(ctx, e, deed{verb: "retry", done: "retried", takes: queue.Dead, all: true, do: (*queue.Queue).RetryDead,
+		refusal: "with an unknown outcome: their action may have run already, and a retry can run it a second time; " +
+			"look in kintone, then use enqueue dead resolve --retry"})
 }
 
 func (c *deadDiscardCmd) Run(ctx context.Context, e *env) error {
@@ -269,11 +284,36 @@ func (c *deadDiscardCmd) Run(ctx context.Context, e *env) error {
 		do: (*queue.Queue).DiscardDead})
 }
 
+// Help is shown by --help.
+func (c *deadResolveCmd) Help() string {
+	return "For letters with an unknown outcome. Look at the record's history in kintone first (enqueue dead show tells what to look for), then say what it shows. " +
+		"kintone carries out a request wholly or not at all: what is true of one letter is true of all with the same request (--request)."
+}
+
+func (c *deadResolveCmd) Run(ctx context.Context, e *env) error {
+	how, err := c.how()
+	switch {
+	case err != nil:
+		return err
+	case strings.TrimSpace(c.Reason) == "":
+		return usage("--reason is missing: what have you seen?")
+	}
+	return c.run(ctx, e, deed{verb: "resolve", as: " as " + string(how), done: "resolved", takes: queue.Unknown, warn: meaning(how),
+		refusal: "dead, which means that their action was not run: there is nothing to resolve; see enqueue dead retry and discard",
+		do: func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error {
+			return q.ResolveDead(ctx, d, how, by, reason)
+		}})
+}
+
 // deed is what is done to dead letters.
 type deed struct {
-	verb, done string
-	warn       string // about letters with an unknown outcome
-	do         func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error
+	verb, as, done string
+	warn           string // about letters with an unknown outcome
+	do             func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error
+
+	takes   queue.Outcome // the only one that it is for; "" = any
+	refusal string        // of letters with another one
+	all     bool          // those are refused also where filters chose them, and not only where they were named
 }
 
 // dealt is what became of a mass deed, for scripts.
@@ -309,12 +349,20 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	found := make(map[string]bool) // of the jobs that were named
 	reasons := make(map[string]int)
 	unknown := 0
+	unfit := make(map[uint64]bool) // as meant, of those that the deed is not for
 	g := deadGrid()
 	for letter, err := range c.letters(ctx, q, e.Site) {
 		if err != nil {
 			return err
 		}
-		meant[letter.At], found[letter.Job.ID] = true, true
+		found[letter.Job.ID] = true
+		if d.takes != "" && letter.Outcome != d.takes {
+			if d.all || len(c.Jobs) > 0 {
+				unfit[letter.At] = true
+			}
+			continue
+		}
+		meant[letter.At] = true
 		reasons[letter.Reason]++
 		if letter.Outcome == queue.Unknown {
 			unknown++
@@ -329,12 +377,19 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 			return fmt.Errorf("no dead letter of job %s; nothing was done", job)
 		}
 	}
-	out.Matched = len(meant)
-	if out.Matched == 0 || c.DryRun {
-		return c.foresee(e, out, g, reasons)
+	out.Refused = len(unfit)
+	out.Matched = len(meant) + out.Refused
+	if len(unfit) > 0 {
+		e.say("enqueue: %s refused: %s", count(len(unfit), "dead letter"), d.refusal)
+	}
+	if len(meant) == 0 || c.DryRun {
+		if err := c.foresee(e, d, out, g, reasons); err != nil || len(unfit) == 0 {
+			return err
+		}
+		return &exit{code: exitError}
 	}
 	if !c.Yes {
-		if err := c.ask(e, d, out.Matched, unknown, reasons); err != nil {
+		if err := c.ask(e, d, len(meant), unknown, reasons); err != nil {
 			return err
 		}
 	}
@@ -344,7 +399,7 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	if e.JSON {
 		unsaid = e.emit(out)
 	} else {
-		unsaid = e.print("%s %s%s\n", d.done, count(out.Done, "dead letter"), rest(out))
+		unsaid = e.print("%s %s%s%s\n", d.done, count(out.Done, "dead letter"), d.as, rest(out))
 	}
 	switch {
 	case err != nil:
@@ -377,17 +432,21 @@ func (c *mass) letters(ctx context.Context, q *queue.Queue, site string) iter.Se
 }
 
 // foresee is --dry-run, or that there is nothing to do.
-func (c *mass) foresee(e *env, out dealt, g grid, reasons map[string]int) error {
+func (c *mass) foresee(e *env, d deed, out dealt, g grid, reasons map[string]int) error {
 	if e.JSON {
 		return e.emit(out)
 	}
-	if out.Matched == 0 {
+	n := out.Matched - out.Refused
+	switch {
+	case out.Matched == 0:
 		return e.print("no dead letters match\n")
+	case n == 0:
+		return nil
 	}
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	if err := e.print("\nwould %s %s; nothing was done\n", out.Verb, count(out.Matched, "dead letter")); err != nil {
+	if err := e.print("\nwould %s %s%s; nothing was done\n", d.verb, count(n, "dead letter"), d.as); err != nil {
 		return err
 	}
 	return e.explainReasons(reasons)
@@ -398,10 +457,10 @@ func (c *mass) ask(e *env, d deed, n, unknown int, reasons map[string]int) error
 	for _, reason := range byCount(reasons) {
 		e.say("%6d  %s", reasons[reason], printable(orDash(reason)))
 	}
-	if unknown > 0 {
+	if unknown > 0 && d.warn != "" {
 		e.say("%d with an unknown outcome: %s", unknown, d.warn)
 	}
-	fmt.Fprintf(e.stderr, "%s %s? [y/N] ", d.verb, count(n, "dead letter"))
+	fmt.Fprintf(e.stderr, "%s %s%s? [y/N] ", d.verb, count(n, "dead letter"), d.as)
 	line, _ := bufio.NewReader(e.stdin).ReadString('\n') // no answer is no
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes", "はい":
@@ -435,10 +494,10 @@ func (c *mass) act(ctx context.Context, e *env, q *queue.Queue, d deed, meant ma
 			e.say("enqueue: %s", printable(err.Error()))
 		}
 		if seen%linesEvery == 0 {
-			e.say("%s %d of %s", d.done, out.Done, count(out.Matched, "dead letter"))
+			e.say("%s %d of %s", d.done, out.Done, count(len(meant), "dead letter"))
 		}
 	}
-	out.Changed += out.Matched - seen
+	out.Changed += len(meant) - seen
 	return nil
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -67,7 +68,7 @@ func TestDeadLs(t *testing.T) {
 func TestDeadShow(t *testing.T) {
 	p := graveyard(t)
 	enqueue(t, "dead", "show", "a").want(t, exitDone,
-		[]string{"not_assignee", "→ let the assignee act", "kintone   GAIA_NT01 kintone's own words", "PO-1", "ATTEMPT", "erp"}, nil)
+		[]string{"not_assignee", "→ let the assignee act", "kintone   GAIA_NT01 kintone's own words", "PO-1", "attempt 1", "erp"}, nil)
 	enqueue(t, "dead", "show", "d").want(t, exitDone, []string{"unknown", "revision 3", "revision 7, status 承認済, last changed by sato"}, nil)
 	enqueue(t, "dead", "show", "nope").want(t, exitError, nil, []string{"no dead letter of job nope"})
 
@@ -89,9 +90,9 @@ func TestAttemptsAreCountedWithoutTheMarksOfRetries(t *testing.T) {
 	enqueue(t, "dead", "ls").want(t, exitDone, []string{"not_assignee  -            2  " + local(died)}, nil)
 	for _, show := range [][]string{{"dead", "show", "a"}, {"job", "a"}} {
 		enqueue(t, show...).want(t, exitDone, []string{
-			"      2  " + local(died.Add(2*time.Minute)) + "  not_assignee  GAIA_NT01",
-			"      -  " + local(died.Add(time.Minute)) + "  retried       -          suzuki: 作業者を直した",
-			"      1  " + local(died) + "  not_assignee  GAIA_NT01",
+			local(died) + "  attempt 1  not_assignee  GAIA_NT01",
+			local(died.Add(time.Minute)) + "  retry      retried       -          -        suzuki: 作業者を直した",
+			local(died.Add(2*time.Minute)) + "  attempt 2  not_assignee  GAIA_NT01",
 		}, nil)
 	}
 }
@@ -114,7 +115,7 @@ func TestDeadRetry(t *testing.T) {
 	if got := p.deadJobs(t); got != "b d" {
 		t.Errorf("dead letters %s, want b d", got)
 	}
-	enqueue(t, "job", "a").want(t, exitDone, []string{"parked, due now", "1001", "ATTEMPT", "GAIA_NT01"}, nil)
+	enqueue(t, "job", "a").want(t, exitDone, []string{"parked, due now", "1001", "attempt 1             not_assignee", "GAIA_NT01", "dead retry by suzuki", "作業者を直した", "no worker serves this site"}, nil)
 
 	var audits []string
 	for a, err := range p.q.Audits(t.Context(), "main", 0) {
@@ -136,6 +137,92 @@ func TestDeadRetry(t *testing.T) {
 	if got := p.deadJobs(t); got != "d s77" {
 		t.Errorf("dead letters %s, want d s77", got)
 	}
+}
+
+// A retry of what may have run already has to be meant.
+func TestDeadRetryLeavesUnknownOutcomesAlone(t *testing.T) {
+	p := graveyard(t)
+	for _, which := range [][]string{{"d"}, {"--reason-code", "outcome_unknown"}} {
+		enqueue(t, append([]string{"dead", "retry", "--yes"}, which...)...).
+			want(t, exitError, nil, []string{"1 dead letter refused: with an unknown outcome", "a second time", "enqueue dead resolve --retry"})
+	}
+	enqueue(t, "dead", "retry", "--app", "6", "--dry-run").want(t, exitError, []string{"would retry 1 dead letter;", "長い名前", "!1004"}, []string{"1 dead letter refused"})
+	line := enqueue(t, "dead", "retry", "--all", "--yes", "--json").lines(t)[0]
+	if line["matched"] != 4.0 || line["done"] != 3.0 || line["refused"] != 1.0 {
+		t.Errorf("printed %v", line)
+	}
+	if got := p.deadJobs(t); got != "d" {
+		t.Errorf("dead letters %s, want d", got)
+	}
+}
+
+func TestDeadResolve(t *testing.T) {
+	p := graveyard(t)
+	for _, c := range []struct {
+		args []string
+		say  string
+	}{
+		{[]string{"d", "--reason", "seen"}, "one of --applied, --not-applied and --retry"},
+		{[]string{"d", "--reason", "seen", "--applied", "--retry"}, "one of --applied"},
+		{[]string{"d", "--applied"}, "--reason is missing"},
+		{[]string{"d", "--applied", "--reason", " "}, "--reason is missing"},
+		{[]string{"--applied", "--reason", "seen"}, "say which"},
+	} {
+		enqueue(t, append([]string{"dead", "resolve", "--yes"}, c.args...)...).want(t, exitUsage, nil, []string{c.say})
+	}
+	enqueueWith(t, t.Context(), "y\n", "dead", "resolve", "d", "--applied", "--reason", "seen").want(t, exitUsage, nil, []string{"--yes"})
+	enqueue(t, "dead", "resolve", "a", "d", "--applied", "--reason", "seen", "--dry-run").
+		want(t, exitError, []string{"would resolve 1 dead letter as applied; nothing was done"}, []string{"1 dead letter refused: dead, which means"})
+	enqueue(t, "dead", "resolve", "--all", "--not-applied", "--reason", "seen", "--dry-run").want(t, exitDone, []string{"would resolve 1 dead letter as not-applied", "!1001"}, nil)
+	enqueue(t, "dead", "resolve", "--request", "r9", "--applied", "--reason", "seen", "--yes").want(t, exitDone, []string{"no dead letters match"}, nil)
+	if got := p.deadJobs(t); got != "a b 長い名前 d" {
+		t.Errorf("dead letters %s, want all four", got)
+	}
+
+	enqueue(t, "dead", "resolve", "--request", "r1", "--applied", "--reason", "履歴にあり", "--by", "ito", "--yes").
+		want(t, exitDone, []string{"resolved 1 dead letter as applied\n"}, nil)
+	enqueue(t, "dead", "resolve", "d", "--retry", "--reason", "seen", "--yes").want(t, exitError, nil, []string{"no dead letter of job d"})
+	if got := p.deadJobs(t); got != "a b 長い名前" {
+		t.Errorf("dead letters %s, want all but d", got)
+	}
+	enqueue(t, "job", "d").want(t, exitDone, []string{"applied, as somebody has seen", "reason  resolved", "unknown", "dead resolve --applied by ito", "ito: 履歴にあり"}, nil)
+	v := enqueue(t, "job", "d", "--json").lines(t)[0]
+	var told []string
+	for _, m := range v["history"].([]any) {
+		m := m.(map[string]any)
+		told = append(told, strings.TrimSpace(m["what"].(string)+" "+textIn(m["outcome"])+textIn(m["act"])+" "+textIn(m["by"])+textIn(m["reason"])+textIn(m["request"])))
+	}
+	slices.Sort(told) // the letter's clock is not that of this machine
+	if got, want := strings.Join(told, ", "), "act dead resolve --applied ito, attempt  outcome_unknownr1, end applied resolvedr1, end unknown outcome_unknown"; v["state"] != "applied" || got != want {
+		t.Errorf("the history says %q, want %q (state %v)", got, want, v["state"])
+	}
+}
+
+// What was resolved counts as that, and not as unknown, wherever outcomes are counted.
+func TestWhatWasResolvedIsCounted(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	csv := p.file(t, "c.csv", "app,record,action,job\n5,1,承認,u1\n5,2,承認,u2\n5,3,承認,u3\n")
+	enqueue(t, "send", "--file", csv, "--campaign", "c").want(t, exitDone, nil, nil)
+	for i, id := range []string{"u1", "u2", "u3"} {
+		p.die(t, queue.Job{ID: id, App: 5, Record: int64(i + 1), Action: "承認", Campaign: "c"}, "outcome_unknown", "")
+	}
+	enqueue(t, "watch", "c").want(t, exitUnknown, []string{"3  unknown"}, nil)
+	enqueue(t, "dead", "resolve", "u1", "--applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
+	enqueue(t, "dead", "resolve", "u2", "--not-applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
+	enqueue(t, "watch", "c").want(t, exitUnknown, []string{"1  applied", "1  dead", "1  unknown", "1  resolved_not_applied"}, nil)
+	enqueue(t, "results", "c").want(t, exitDone, []string{"applied         -  resolved ", "dead            -  resolved_not_applied "}, nil)
+	enqueue(t, "dead", "resolve", "u3", "--applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
+	enqueue(t, "watch", "c").want(t, exitDead, []string{"2  applied", "1  dead", "!unknown"}, nil)
+	enqueue(t, "job", "u2").want(t, exitDone, []string{"dead, as somebody has seen; there is no dead letter any more"}, nil)
+	// Another copy of the job does not change what became of it.
+	p.settle(t, 5, queue.Settlement{Results: []queue.Result{{Seq: 99, Job: "u1", Record: 1, Outcome: queue.Duplicate, Campaign: "c", At: time.Now()}}})
+	enqueue(t, "job", "u1").want(t, exitDone, []string{"applied, as somebody has seen", "duplicate"}, nil)
+}
+
+// textIn is a member of a JSON object that may be missing.
+func textIn(v any) string {
+	s, _ := v.(string)
+	return s
 }
 
 func TestDeadDiscard(t *testing.T) {
@@ -185,7 +272,7 @@ func TestJob(t *testing.T) {
 		Results: []queue.Result{{Seq: 1, Job: "a", Record: 1001, Outcome: queue.Applied, Revision: 6, Campaign: "c", At: time.Now()}}}); err != nil {
 		t.Fatal(err)
 	}
-	enqueue(t, "job", "a").want(t, exitDone, []string{"applied, the record had revision 6 after it", "OUTCOME"}, nil)
+	enqueue(t, "job", "a").want(t, exitDone, []string{"applied, the record had revision 6 after it", "applied, revision 6"}, nil)
 }
 
 func TestLanes(t *testing.T) {

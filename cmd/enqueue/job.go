@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"statusq/internal/queue"
@@ -30,11 +29,14 @@ type jobView struct {
 	By       string     `json:"by,omitempty"`
 	Ref      string     `json:"ref,omitempty"`
 	Reason   string     `json:"reason,omitempty"`
-	Due      string     `json:"due,omitempty"` // of a parked job
+	Due      string     `json:"due,omitempty"`  // of a parked job
+	Held     []string   `json:"held,omitempty"` // what keeps a job from going on that waits for nothing of its own
 	Request  string     `json:"request,omitempty"`
-	Seqs     []id       `json:"seqs,omitempty"` // its places in the log, while it waits there
+	Out      *inflight  `json:"inflight,omitempty"` // the request that it is in
+	Seqs     []id       `json:"seqs,omitempty"`     // its places in the log, while it waits there
 	Attempts []attempt  `json:"attempts"`
 	Results  []jobEnded `json:"results"`
+	History  []moment   `json:"history"` // all of it, the oldest first
 }
 
 type attempt struct {
@@ -70,7 +72,17 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 		return fmt.Errorf("no job %s in site %s: neither waiting nor ended in the last 400 days "+
 			"(a message that could not be read is called s and its number: see enqueue dead ls --reason undecodable)", c.ID, e.Site)
 	}
-	v, attempts := viewOf(string(c.ID), e.Site, s)
+	v := viewOf(string(c.ID), e.Site, s)
+	var out request
+	switch v.State {
+	case "in-flight":
+		if out, err = e.outOf(ctx, q, *s.InSlot); err != nil {
+			return err
+		}
+		v.Out = new(out.json())
+	case "waiting", "parked":
+		v.Held = e.held(ctx, q, int64(v.App))
+	}
 	if e.JSON {
 		return e.emit(v)
 	}
@@ -78,7 +90,13 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 	g := listing(0, "", "")
 	g.addFact("job", v.Job)
 	g.addFact("state", stateText(v, s))
+	if v.Out != nil {
+		out.addFacts(g, e.Lang)
+	}
 	g.addReason(v.Reason, e.Lang)
+	for _, line := range v.Held {
+		g.addFact("held up", line)
+	}
 	g.addNumber("app", int64(v.App))
 	g.addNumber("record", int64(v.Record))
 	g.addFact("action", v.Action)
@@ -89,25 +107,30 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	if err := e.showAttempts(attempts); err != nil {
-		return err
-	}
-	return e.showResults(s.Results)
+	return e.showHistory(historyOf(s))
+}
+
+// held asks the worker what keeps an app's jobs from going on. An answer that does not come is that of no worker.
+func (e *env) held(ctx context.Context, q *queue.Queue, app int64) []string {
+	lanes, err := ask(ctx, q, e.Site)
+	_, lines := laneNews{lanes, err}.why([]int64{app}, e.Lang)
+	return lines
 }
 
 // viewOf puts together what is known of a job. Where it stands now decides its state: a job that has ended and stands in
 // the log once more has ended, as the second copy will find out.
-func viewOf(job, site string, s queue.JobState) (jobView, []queue.Attempt) {
-	v := jobView{head: of("job"), Job: job, Attempts: []attempt{}, Results: []jobEnded{}}
-	var attempts []queue.Attempt
+func viewOf(job, site string, s queue.JobState) jobView {
+	v := jobView{head: of("job"), Job: job, Attempts: []attempt{}, Results: []jobEnded{}, History: []moment{}}
 	describe := func(j queue.Job) {
 		v.App, v.Record = cmp.Or(v.App, id(j.App)), cmp.Or(v.Record, id(j.Record))
 		v.Action, v.Assignee = cmp.Or(v.Action, j.Action), cmp.Or(v.Assignee, j.Assignee)
 		v.Campaign, v.By, v.Ref = cmp.Or(v.Campaign, j.Campaign), cmp.Or(v.By, j.By), cmp.Or(v.Ref, j.Ref)
 	}
+	if r := lastEnd(s.Results); r != nil {
+		v.State, v.App, v.Record, v.Reason = string(r.Outcome), id(r.App), id(r.Record), r.Reason
+	}
 	for _, r := range s.Results {
-		v.State, v.App, v.Record = string(r.Outcome), id(r.App), cmp.Or(id(r.Record), v.Record)
-		v.Campaign, v.Ref, v.Reason = cmp.Or(v.Campaign, r.Campaign), cmp.Or(v.Ref, r.Ref), r.Reason
+		v.Campaign, v.Ref = cmp.Or(v.Campaign, r.Campaign), cmp.Or(v.Ref, r.Ref)
 		v.Results = append(v.Results, jobEnded{utc(r.At), r.Outcome, id(r.Seq), id(r.Revision), r.Request, r.Reason, r.Code, r.Message})
 	}
 	for _, entry := range s.InLog {
@@ -123,23 +146,50 @@ func viewOf(job, site string, s queue.JobState) (jobView, []queue.Attempt) {
 	if s.Dead != nil {
 		describe(s.Dead.Job)
 		v.App = cmp.Or(v.App, id(s.Dead.App))
-		v.State, v.Reason, attempts = string(s.Dead.Outcome), s.Dead.Reason, s.Dead.Attempts
+		v.State, v.Reason = string(s.Dead.Outcome), s.Dead.Reason
 	}
 	if s.Parked != nil {
 		describe(s.Parked.Job)
-		v.State, v.Reason, v.Due, attempts = "parked", s.Parked.Reason, utc(s.Parked.Due), s.Parked.Attempts
+		v.State, v.Reason, v.Due = "parked", s.Parked.Reason, utc(s.Parked.Due)
 		if s.Parked.Behind {
 			v.Reason, v.Due = "behind", ""
 		}
 	}
 	if m := s.Slot; m != nil {
 		describe(queue.Job{Record: m.Record, Action: m.Action, Assignee: m.Assignee, Campaign: m.Campaign})
-		v.State, v.Reason, v.Due, v.Request = "in-flight", "", "", s.Request
+		v.State, v.Reason, v.Due, v.Request, v.App = "in-flight", "", "", s.Request, id(s.InSlot.App)
 	}
-	for _, a := range attempts {
+	for _, a := range tried(s) {
 		v.Attempts = append(v.Attempts, attempt{utc(a.At), a.Request, a.Reason, a.Code, a.Message})
 	}
-	return v, attempts
+	v.History = append(v.History, historyOf(s)...)
+	return v
+}
+
+// lastEnd is the end that counts: the newest, but for duplicates, and but for other jobs that came under the same id and
+// were not run.
+func lastEnd(results []queue.Result) *queue.Result {
+	var last *queue.Result
+	for i, r := range results {
+		if last == nil || r.Outcome != queue.Duplicate && r.Record == last.Record {
+			last = &results[i]
+		}
+	}
+	return last
+}
+
+// tried is the history that the job itself carries, wherever it is now.
+func tried(s queue.JobState) []queue.Attempt {
+	switch {
+	case s.Parked != nil:
+		return s.Parked.Attempts
+	case s.Dead != nil:
+		return s.Dead.Attempts
+	}
+	if r := lastEnd(s.Results); r != nil {
+		return r.Attempts
+	}
+	return nil
 }
 
 // undecoded takes what it can from a job that is not valid.
@@ -155,7 +205,7 @@ func stateText(v jobView, s queue.JobState) string {
 	case "waiting":
 		return fmt.Sprintf("waiting in the log since %s, nobody has looked at it yet", local(s.InLog[0].At))
 	case "in-flight":
-		return fmt.Sprintf("in request %s, which may be out (enqueue inflight)", v.Request)
+		return fmt.Sprintf("in request %s, which may be out (enqueue inflight show %[1]s)", v.Request)
 	case "parked":
 		if s.Parked.Behind {
 			return "parked behind an earlier job of its record"
@@ -165,13 +215,20 @@ func stateText(v jobView, s queue.JobState) string {
 		}
 		return "parked, due now"
 	case string(queue.Dead), string(queue.Unknown):
-		if s.Dead == nil {
-			return v.State + "; the dead letter has been discarded"
+		switch {
+		case s.Dead != nil:
+			return v.State + " since " + local(s.Dead.Died)
+		case v.Reason == queue.ReasonResolvedNotApplied:
+			return "dead, as somebody has seen; there is no dead letter any more"
 		}
-		return v.State + " since " + local(s.Dead.Died)
+		return v.State + "; the dead letter has been discarded"
 	}
 	text := v.State
-	if last := s.Results[len(s.Results)-1]; last.Revision > 0 {
+	last := lastEnd(s.Results)
+	if last.Reason == queue.ReasonResolved {
+		text += ", as somebody has seen"
+	}
+	if last.Revision > 0 {
 		text += fmt.Sprintf(", the record had revision %d after it", last.Revision)
 	}
 	if len(s.InLog) > 0 {
@@ -191,37 +248,100 @@ func tries(history []queue.Attempt) int {
 	return n
 }
 
-// showAttempts lists tries that did not end a job and the marks between them, the newest first. Only tries are numbered.
-func (e *env) showAttempts(attempts []queue.Attempt) error {
-	if len(attempts) == 0 {
-		return nil
-	}
-	g := newGrid("ATTEMPT>", "WHEN", "REASON", "CODE", "MESSAGE")
-	for i, a := range slices.Backward(attempts) {
-		n := "-"
-		if a.Reason != queue.ReasonRetried {
-			n = strconv.Itoa(tries(attempts[:i+1]))
-		}
-		g.add(n, local(a.At), orDash(a.Reason), orDash(a.Code), orDash(a.Message))
-	}
-	if err := e.print("\n"); err != nil {
-		return err
-	}
-	return e.write(g, "")
+// moment is something that happened to a job.
+type moment struct {
+	time     time.Time
+	At       string        `json:"at"`
+	What     happening     `json:"what"`
+	Try      int           `json:"try,omitempty"`      // which attempt it was
+	Outcome  queue.Outcome `json:"outcome,omitempty"`  // of an end
+	Revision id            `json:"revision,omitempty"` // of the record, after an end
+	Act      string        `json:"act,omitempty"`      // of an operator, as the command was called
+	By       string        `json:"by,omitempty"`       // who did that
+	Request  string        `json:"request,omitempty"`
+	Reason   string        `json:"reason,omitempty"`
+	Code     string        `json:"code,omitempty"`
+	Message  string        `json:"message,omitempty"` // kintone's or the worker's; an operator's reason
 }
 
-// showResults lists the ends of a job, the newest first.
-func (e *env) showResults(results []queue.Result) error {
-	if len(results) == 0 {
+type happening string
+
+const (
+	itWasTried happening = "attempt" // an attempt that did not end the job, or did and is told again as its end
+	itEnded    happening = "end"
+	itWasActed happening = "act" // an operator did something about it
+)
+
+// historyOf tells everything that is known to have happened to a job, the oldest first.
+func historyOf(s queue.JobState) []moment {
+	var all []moment
+	add := func(at time.Time, m moment) {
+		m.time, m.At = at, utc(at)
+		all = append(all, m)
+	}
+	acted := func(a queue.Attempt) bool { // the job's own mark of what the audit tells as well
+		return slices.ContainsFunc(s.Acts, func(act queue.Audit) bool {
+			return a.Message == queue.Signed(act.By, act.Reason) && a.At.Sub(act.At).Abs() < time.Minute
+		})
+	}
+	n := 0
+	for _, a := range tried(s) {
+		m := moment{What: itWasTried, Request: a.Request, Reason: a.Reason, Code: a.Code, Message: a.Message}
+		if a.Reason == queue.ReasonRetried {
+			if m.What = itWasActed; acted(a) {
+				continue
+			}
+			m.Act = "retry"
+		} else {
+			n++
+			m.Try = n
+		}
+		add(a.At, m)
+	}
+	for _, act := range s.Acts {
+		add(act.At, moment{What: itWasActed, Act: act.Verb, By: act.By, Request: act.Request, Message: act.Reason})
+	}
+	for _, r := range s.Results {
+		add(r.At, moment{What: itEnded, Outcome: r.Outcome, Revision: id(r.Revision), Request: r.Request, Reason: r.Reason, Code: r.Code, Message: r.Message})
+	}
+	if d := s.Dead; d != nil && !slices.ContainsFunc(s.Results, func(r queue.Result) bool { return r.Seq == d.Seq && r.Outcome == d.Outcome }) {
+		add(d.Died, moment{What: itEnded, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Message: d.Message})
+	}
+	order := []happening{itWasTried, itWasActed, itEnded} // of what has the same time
+	slices.SortStableFunc(all, func(a, b moment) int {
+		return cmp.Or(a.time.Truncate(time.Second).Compare(b.time.Truncate(time.Second)), cmp.Compare(slices.Index(order, a.What), slices.Index(order, b.What)), a.time.Compare(b.time))
+	})
+	return all
+}
+
+func (m moment) what() string {
+	switch m.What {
+	case itWasTried:
+		return fmt.Sprintf("attempt %d", m.Try)
+	case itEnded:
+		if m.Revision > 0 {
+			return fmt.Sprintf("%s, revision %d", m.Outcome, m.Revision)
+		}
+		return string(m.Outcome)
+	}
+	if m.By != "" {
+		return m.Act + " by " + m.By
+	}
+	return m.Act
+}
+
+// showHistory writes what happened to a job. An end that only repeats the attempt before it says no more than that.
+func (e *env) showHistory(history []moment) error {
+	if len(history) == 0 {
 		return nil
 	}
-	g := newGrid("ENDED", "OUTCOME", "REVISION>", "REASON", "CODE", "MESSAGE")
-	for _, r := range slices.Backward(results) {
-		revision := "-"
-		if r.Revision > 0 {
-			revision = fmt.Sprint(r.Revision)
+	g := gridOf(0, "WHEN", "WHAT", "REASON", "CODE", "REQUEST", "MESSAGE")
+	for i, m := range history {
+		message := orDash(m.Message)
+		if i > 0 && m.What == itEnded && m.Message == history[i-1].Message && m.Reason == history[i-1].Reason {
+			message = "-"
 		}
-		g.add(local(r.At), r.Outcome, revision, orDash(r.Reason), orDash(r.Code), orDash(r.Message))
+		g.add(local(m.time), m.what(), orDash(m.Reason), orDash(m.Code), orDash(m.Request), message)
 	}
 	if err := e.print("\n"); err != nil {
 		return err

@@ -7,6 +7,8 @@
 //	enqueue job inv-2026-000123                          where one of them is, and why it waits
 //	enqueue dead ls --campaign month-end-1f0c5be2a911    those that died
 //	enqueue dead retry --reason-code not_assignee        once the cause is gone
+//	enqueue dead resolve u-1 --applied --reason "seen"   what no program can find out
+//	enqueue inflight                                     the requests that may be out
 //	enqueue lanes                                        what the worker is doing
 //
 // It holds no secret of kintone and creates nothing in NATS: without a queue it says so and nothing was accepted. Results
@@ -106,11 +108,16 @@ type cli struct {
 		Ls      deadLsCmd      `cmd:"" aliases:"list" help:"List dead letters."`
 		Show    deadShowCmd    `cmd:"" help:"Show all that is known about the dead letters of a job."`
 		Retry   deadRetryCmd   `cmd:"" help:"Put dead letters back to work, in their old place in line."`
+		Resolve deadResolveCmd `cmd:"" help:"Say what became of jobs whose outcome is unknown."`
 		Discard deadDiscardCmd `cmd:"" help:"Remove dead letters for good."`
 	} `cmd:"" help:"Deal with jobs that died or whose outcome is unknown."`
-	Lanes    lanesCmd    `cmd:"" help:"Ask the worker what it is doing for each app."`
-	Inflight inflightCmd `cmd:"" help:"Show the requests that may be out."`
-	Version  versionCmd  `cmd:"" help:"Show the version."`
+	Lanes    lanesCmd `cmd:"" help:"Ask the worker what it is doing for each app."`
+	Inflight struct {
+		Ls      inflightLsCmd      `cmd:"" aliases:"list" default:"withargs" help:"List the requests that may be out."`
+		Show    inflightShowCmd    `cmd:"" help:"Show all that is known about a request."`
+		Resolve inflightResolveCmd `cmd:"" help:"Say what became of a request, where the worker cannot find out."`
+	} `cmd:"" help:"See the requests that may be out, and end one that hangs."`
+	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
 func main() {

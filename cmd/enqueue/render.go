@@ -84,8 +84,11 @@ type grid struct{ w table.Writer }
 const maxCell = 60
 
 // newGrid takes the headings. One that ends in ">" stands over a column of numbers, flush right.
-func newGrid(headings ...string) grid {
-	g := listing(maxCell, headings...)
+func newGrid(headings ...string) grid { return gridOf(maxCell, headings...) }
+
+// gridOf is newGrid with cells cut to width, unless that is 0.
+func gridOf(width int, headings ...string) grid {
+	g := listing(width, headings...)
 	row := make(table.Row, len(headings))
 	for i, h := range headings {
 		row[i] = strings.TrimSuffix(h, ">")

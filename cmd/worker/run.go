@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"statusq/internal/dispatch"
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
 	"statusq/internal/queue/embedded"
@@ -35,6 +36,9 @@ func (c *runCmd) Run(stop context.Context, t *terminal) error {
 	}
 	lg := c.logger(t.stderr)
 	q, done, err := c.queue(stop, lg, queue.Layout{Replicas: c.Replicas, LogBytes: c.LogBytes})
+	if stop.Err() != nil && err != nil {
+		return nil // asked to end before it had begun
+	}
 	if err != nil {
 		return err
 	}
@@ -65,6 +69,7 @@ func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layo
 		if err != nil {
 			return nil, nil, err
 		}
+		failpoint.Hit("embedded.started")
 		done = server.Close
 		cfg = server.Config()
 		lg.Info("embedded NATS", "url", server.URL(), "store", s.StoreDir, "sync", s.Sync)
@@ -81,6 +86,7 @@ func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layo
 		done()
 		return nil, nil, err
 	}
+	failpoint.Hit("setup.done")
 	return q, func() { q.Close(); done() }, nil
 }
 
@@ -92,6 +98,7 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 	stop, stopAll := context.WithCancel(stop)
 	defer stopAll()
 	defer context.AfterFunc(stop, func() {
+		failpoint.Hit("stop.begun")
 		lg.Info("stopping: requests in hand finish, nothing new leaves", "drain", drain)
 		time.AfterFunc(drain, func() {
 			kill(errors.New("requests in hand did not finish within --drain; they will be sent again with the same pins"))
@@ -108,6 +115,10 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 		errs  []error
 		gates []*kintone.Gate
 	)
+	var turns *dispatch.Turns
+	if len(sites) > 1 {
+		turns = new(dispatch.Turns)
+	}
 	host, _ := os.Hostname()
 	name := fmt.Sprintf("%s-%d-%s", host, os.Getpid(), queue.NewID()[16:])
 	for _, s := range sites {
@@ -120,7 +131,8 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 			return usageError{fmt.Errorf("site %s: %w", s.name, err)}
 		}
 		owner := dispatch.NewOwner(dispatch.Config{
-			Site: s.name, Name: name, Client: client, Gate: gate, Queue: q, Apps: s.apps, Default: s.other, Observe: observe,
+			Site: s.name, Name: name, Client: client, Gate: gate, Queue: q, Apps: s.apps, Default: s.other,
+			Turns: turns, Observe: observe,
 		})
 		wg.Go(func() {
 			if err := owner.Run(stop, work); err != nil {
@@ -140,6 +152,7 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 				g.Resume()
 			}
 		case <-ended:
+			failpoint.Hit("stop.done")
 			return errors.Join(errs...)
 		}
 	}

@@ -79,8 +79,16 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"kintoneがアクションを拒否しました", "kintoneのエラーコードとメッセージを確認し、原因がなくなってから再試行してください"},
 	},
 	"outcome_unknown": {
-		reason{"an answer was lost and the record was changed by somebody else meanwhile: whether the action ran cannot be proved", "look at the record's history in kintone; discard the job if the action ran, retry it if it did not"},
-		reason{"応答が失われ、その間にレコードがほかから変更されたため、実行されたかどうか確定できません", "kintoneの変更履歴を確認してください。実行済みなら破棄、未実行なら再試行してください"},
+		reason{"an answer was lost and the record was changed by somebody else meanwhile: whether the action ran cannot be proved", "look at the record's history in kintone, then say what it shows with dead resolve: --applied, --not-applied or --retry"},
+		reason{"応答が失われ、その間にレコードがほかから変更されたため、実行されたかどうか確定できません", "kintoneの変更履歴を確認し、その結果をdead resolveの--applied、--not-applied、--retryのいずれかで登録してください"},
+	},
+	"resolved": {
+		reason{"somebody has seen in kintone that the action was run, and said so", "leave it: the job counts as applied"},
+		reason{"アクションが実行済みであることを担当者がkintoneで確認しました", "対応は不要です。実行済みとして扱われます"},
+	},
+	"resolved_not_applied": {
+		reason{"somebody has seen in kintone that the action was not run, and that it need not be", "leave it, or send it again under a new id if it is wanted after all"},
+		reason{"アクションが実行されておらず、実行も不要であることを担当者が確認しました", "対応は不要です。やはり必要な場合は、新しいIDで送り直してください"},
 	},
 	"behind": {
 		reason{"an earlier job of the same record has not ended", "wait; if the earlier job is stuck, see to that one"},

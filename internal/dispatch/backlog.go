@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"container/heap"
+	"math"
 	"slices"
 	"time"
 
@@ -28,8 +29,11 @@ type task struct {
 	// What this owner saw of the record last; nil = to be read.
 	pin   *kintone.Record
 	pinAt time.Time
-	found finding // what inspection said about pin
+	found *finding // what inspection said about pin; nil = nothing yet
 }
+
+// isFound reports whether inspection has found the way that the job's action takes.
+func (t *task) isFound() bool { return t.found != nil && t.found.action.Name != "" }
 
 type state uint8
 
@@ -52,6 +56,10 @@ type backlog struct {
 	toRead taskHeap // open, no pin
 	fit    taskHeap // open, with a pin, found fit
 	due    dueHeap  // parked
+	// Parked ones that the log may hold earlier jobs of their record for: a new owner knows all that is parked before it
+	// has read the log. It has been read up to readTo.
+	ahead  taskHeap
+	readTo uint64
 
 	log    taskHeap // those that still stand in the log, and some that did; the first is the low-water mark
 	open   int      // tasks whose job is in memory
@@ -59,7 +67,7 @@ type backlog struct {
 }
 
 func newBacklog() *backlog {
-	return &backlog{chains: make(map[int64][]*task)}
+	return &backlog{chains: make(map[int64][]*task), readTo: math.MaxUint64}
 }
 
 // add puts a task in its place among those of its record: by log sequence, but never before one that is being read
@@ -89,7 +97,7 @@ func (b *backlog) place(t *task) {
 	b.chains[t.record] = chain
 	// Whatever was known of the record is not what the jobs behind t will meet.
 	for _, o := range chain[at+1:] {
-		o.pin, o.found = nil, finding{}
+		o.pin, o.found = nil, nil
 	}
 	b.activate(chain[0])
 }
@@ -146,7 +154,7 @@ func (b *backlog) remove(t *task) {
 	b.chains[t.record] = chain
 	if at == 0 {
 		// The record is not what it was when somebody looked at it for this job.
-		chain[0].pin, chain[0].found = nil, finding{}
+		chain[0].pin, chain[0].found = nil, nil
 		b.activate(chain[0])
 	}
 }
@@ -156,7 +164,7 @@ func (b *backlog) park(t *task, at uint64, due time.Time) {
 	b.open--
 	b.parked++
 	t.state, t.parked, t.due, t.inLog = stateParked, at, due, false
-	t.job, t.attempts, t.pin, t.found = nil, nil, nil, finding{}
+	t.job, t.attempts, t.pin, t.found = nil, nil, nil, nil
 	b.replace(t)
 }
 
@@ -170,13 +178,13 @@ func (b *backlog) wake(t *task, p queue.Parked) {
 
 // reopen makes a task wait for its turn again, with nothing known about its record.
 func (b *backlog) reopen(t *task) {
-	t.state, t.pin, t.found = stateOpen, nil, finding{}
+	t.state, t.pin, t.found = stateOpen, nil, nil
 	b.replace(t)
 }
 
 // markFit makes a task ready to be planned, once it is first.
 func (b *backlog) markFit(t *task, f finding) {
-	t.state, t.found = stateOpen, f
+	t.state, t.found = stateOpen, &f
 	b.replace(t)
 }
 
@@ -186,11 +194,13 @@ func (b *backlog) activate(t *task) {
 		return
 	}
 	switch {
+	case t.state == stateParked && t.seq > b.readTo:
+		heap.Push(&b.ahead, t)
 	case t.state == stateParked:
 		heap.Push(&b.due, dueTask{t.due, t})
 	case t.state == stateOpen && t.pin == nil:
 		heap.Push(&b.toRead, t)
-	case t.state == stateOpen && t.found.action.Name != "":
+	case t.state == stateOpen && t.isFound():
 		heap.Push(&b.fit, t)
 	}
 }
@@ -225,6 +235,16 @@ func (b *backlog) nextFit(n int, oldest time.Time, settings int64) []*task {
 		out = append(out, t)
 	}
 	return out
+}
+
+// read says how far the log has been read: what is parked up to there has no earlier job in it any more.
+func (b *backlog) read(to uint64) {
+	b.readTo = max(b.readTo, to)
+	for len(b.ahead) > 0 && b.ahead[0].seq <= b.readTo {
+		if t := heap.Pop(&b.ahead).(*task); t.state == stateParked && b.isHead(t) {
+			b.activate(t)
+		}
+	}
 }
 
 // nextDue takes up to n parked tasks whose time has come.
@@ -279,7 +299,7 @@ func (b *backlog) tidy() {
 }
 
 func (b *backlog) isFit(t *task) bool {
-	return b.isHead(t) && t.state == stateOpen && t.pin != nil && t.found.action.Name != ""
+	return b.isHead(t) && t.state == stateOpen && t.pin != nil && t.isFound()
 }
 
 func (b *backlog) isUnread(t *task) bool {

@@ -108,7 +108,7 @@ func TestAJobInsertedInFrontComesFirstAndThoseBehindLoseTheirPins(t *testing.T) 
 	ready(b, now, late)
 	retried := parkedOut(3, 5, now)
 	b.add(retried)
-	if late.pin != nil || late.found.action.Name != "" {
+	if late.pin != nil || late.found != nil {
 		t.Error("the job behind kept what was seen of the record")
 	}
 	wantTasks(t, "tasks to send", b.nextFit(10, now, 7))

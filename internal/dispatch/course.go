@@ -53,7 +53,8 @@ func (f *flight) answered(j judgement, passed, now time.Time) hearing {
 	case j.known == notSent && p.sends == 0 && !p.cut && !f.inherited:
 		return heardNeverLeft
 	case j.known == refused:
-		if p.last = j; j.decides {
+		p.last, p.moved = j, p.moved || j.reason == ReasonRevisionConflict
+		if j.decides {
 			return heardReason
 		}
 	case j.known == unclear:
@@ -79,9 +80,10 @@ func (f *flight) tired(j judgement) bool { return f.parts[0].tries >= 5 && j.cha
 // landed ends the part that kintone just executed, with the revisions that it returned. The commit proves that no older
 // copy of the whole had committed, and none can any more; so those that were only ever sent as the whole are free.
 func (f *flight) landed(revisions []int64) []ending {
-	var ends []ending
-	for i, m := range f.parts[0].members {
-		ends = append(ends, ending{member: m, fate: endApplied, revision: revisions[i]})
+	p := f.parts[0]
+	ends := make([]ending, len(p.members))
+	for i, m := range p.members {
+		ends[i] = ending{member: m, fate: endApplied, revision: revisions[i]} //nolint:gosec // the client has checked that there is one for each
 	}
 	f.parts, f.dead = f.parts[1:], true
 	return f.releaseUnsent(ends)
@@ -126,9 +128,9 @@ func (f *flight) learned(d decision, ev evidence) []ending {
 	return nil
 }
 
-// next is what has to be done about the part at work after a read that decided nothing. why are the members that
-// something speaks against.
-func (f *flight) next(why map[uint64]finding, window time.Duration, now time.Time) nextStep {
+// next is what has to be done about the part at work after a read that decided nothing and that began at read. why are
+// the members that something speaks against.
+func (f *flight) next(why map[uint64]finding, window time.Duration, read time.Time) nextStep {
 	p := f.parts[0]
 	if p.sends == 0 || p.last.charge != chargeJobs {
 		return sendNow // these members were not refused
@@ -136,7 +138,7 @@ func (f *flight) next(why map[uint64]finding, window time.Duration, now time.Tim
 	p.why = why
 	return afterRefusal(refusal{
 		size: len(p.members), suspects: len(p.why), again: p.again,
-		settled: p.doubt.IsZero() || now.Sub(p.doubt) >= window,
+		settled: p.doubt.IsZero() || read.Sub(p.doubt) >= window, // a copy may come between the read and now
 		lag:     p.last.reason == ReasonRevisionConflict && p.tries < 10,
 	})
 }
@@ -210,9 +212,12 @@ type inquiry struct {
 	stale    bool
 	evidence evidence
 	decision decision
+	rule     rule // what the decision rests on
 
 	records map[int64]*kintone.Record // of the last read
+	began   time.Time                 // of that read
 	process *kintone.Process          // when it was read again
+	fields  *kintone.Fields           // when they were read again, by investigate
 	checked bool                      // the settings were read after the last read of records
 }
 
@@ -238,7 +243,7 @@ func (q *inquiry) wants() want {
 			return wantProcess
 		}
 	}
-	q.decision = resolve(q.members, q.evidence)
+	q.decision, q.rule = resolve(q.members, q.evidence)
 	if q.decision == readAgain {
 		if q.evidence.second == nil {
 			return wantRecords
@@ -248,9 +253,9 @@ func (q *inquiry) wants() want {
 	return wantNothing
 }
 
-// sawRecords takes in a read that began after the one before had arrived.
-func (q *inquiry) sawRecords(records map[int64]*kintone.Record) {
-	q.records, q.checked = records, false
+// sawRecords takes in a read that began then, after the one before had arrived.
+func (q *inquiry) sawRecords(records map[int64]*kintone.Record, began time.Time) {
+	q.records, q.began, q.checked = records, began, false
 	if q.evidence.first == nil {
 		q.evidence.first = seenBy(q.members, records)
 	} else {
@@ -280,5 +285,5 @@ func seenBy(members []queue.Member, records map[int64]*kintone.Record) []seen {
 // inDoubt says that a copy that holds these members may have been executed, or may still be. A refusal because the
 // revision moved may be the answer to the repetition of one that had committed.
 func (p *part) inDoubt() bool {
-	return !p.doubt.IsZero() || p.last.reason == ReasonRevisionConflict
+	return !p.doubt.IsZero() || p.moved
 }

@@ -34,6 +34,9 @@ const (
 	EventResumed   EventKind = "resumed"   // and goes on
 	EventSettled   EventKind = "settled"   // a request, or a batch of jobs that were never sent, has ended
 	EventUnclear   EventKind = "unclear"   // an answer was lost: the same request is sent again
+	EventProved    EventKind = "proved"    // a read told what became of a request: Reason is the decision, Detail the rule
+	EventCut       EventKind = "cut"       // a request goes on in parts: Reason is "suspects" or "halves"
+	EventOperator  EventKind = "operator"  // an operator held a request or said what became of it: Detail is what, who and why
 	EventInherited EventKind = "inherited" // a slot was found filled at the start
 	EventTrouble   EventKind = "trouble"   // something went wrong that is tried again
 )

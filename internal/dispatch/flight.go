@@ -28,6 +28,11 @@ type flight struct {
 
 	phase phase
 	due   time.Time // of a waiting flight
+	held  time.Time // not sent before, whatever is due: an operator looks at its records
+
+	// heard is the last answer to a copy that did not carry it out, for people.
+	heard   judgement
+	heardAt time.Time
 }
 
 // turn brings the part forward whose time comes first.
@@ -40,6 +45,15 @@ func (f *flight) turn() {
 	}
 	f.parts[0], f.parts[at] = f.parts[at], f.parts[0]
 	f.due = f.parts[0].due
+}
+
+// rests reports whether the flight has nothing to do yet, and until when.
+func (f *flight) rests(now time.Time) (until time.Time, rests bool) {
+	until = f.due
+	if f.held.After(until) {
+		until = f.held
+	}
+	return until, until.After(now)
 }
 
 type phase uint8
@@ -60,8 +74,9 @@ type part struct {
 	since   time.Time // the first of them
 	due     time.Time // when it wants to be sent or looked into again
 	doubt   time.Time // the last unclear attempt of any copy that holds these members; zero = there was none
+	moved   bool      // kintone once said that a revision had moved
 	again   bool      // refused, nobody named, and sent again to be sure
-	last    judgement // why kintone refused it last
+	last    judgement // why kintone refused it last, it and not what it was cut from
 	why     map[uint64]finding
 }
 
@@ -105,8 +120,8 @@ func (f *flight) split(groups ...[]queue.Member) {
 	parts := make([]*part, 0, len(groups)+len(f.parts)-1)
 	for _, g := range groups {
 		parts = append(parts, &part{
-			members: g, cut: true, sends: sends, doubt: old.doubt,
-			why: old.why, last: old.last, again: true, tries: old.tries, due: old.due,
+			members: g, cut: true, sends: sends, doubt: old.doubt, moved: old.moved,
+			why: old.why, again: true, tries: old.tries, due: old.due,
 		})
 	}
 	f.parts = append(parts, f.parts[1:]...)

@@ -17,7 +17,7 @@ func boarding(n int, settings int64) []*task {
 		tasks[i] = &task{
 			seq: uint64(i + 1), id: j.ID, record: j.Record, job: &j, state: stateFlying, inLog: true,
 			pin:   &kintone.Record{ID: j.Record, Revision: int64(10 + i), Status: "New"},
-			found: finding{action: edge("Start", "New", "Working"), step: 2, settings: settings},
+			found: &finding{action: edge("Start", "New", "Working"), step: 2, settings: settings},
 		}
 	}
 	return tasks
@@ -45,7 +45,7 @@ func TestSplittingKeepsMembersPinsAndDoubt(t *testing.T) {
 	now := time.Now()
 	f := newFlight(3, boarding(6, 7), now)
 	f.parts[0].doubt, f.parts[0].tries, f.parts[0].sends = now, 4, 2
-	f.parts[0].last = judgement{code: "GAIA_IL03"}
+	f.parts[0].last, f.parts[0].moved = judgement{code: "GAIA_CO02"}, true
 	before := slices.Clone(f.parts[0].members)
 
 	f.split(before[:2], before[2:])
@@ -53,8 +53,11 @@ func TestSplittingKeepsMembersPinsAndDoubt(t *testing.T) {
 	var after []queue.Member
 	for i, p := range f.parts {
 		after = append(after, p.members...)
-		if p.doubt != now || p.tries != 4 || p.last.code != "GAIA_IL03" || !p.again {
+		if p.doubt != now || p.tries != 4 || !p.moved || !p.again {
 			t.Errorf("part %d forgot what was known of the whole: %+v", i, p)
+		}
+		if p.last.code != "" {
+			t.Errorf("part %d would be given up for what the whole was refused for", i)
 		}
 		if p.sends != 0 {
 			t.Errorf("part %d was sent %d times, want none on its own", i, p.sends)

@@ -2,14 +2,15 @@ package dispatch
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
 )
@@ -52,6 +53,7 @@ type lane struct {
 	queue   *queue.Queue
 	observe func(Event)
 	answers chan answer
+	asked   chan *errand
 	wg      sync.WaitGroup // requests and readers; run waits for all of them
 
 	// Everything from here to mu is owned by run.
@@ -75,11 +77,12 @@ type lane struct {
 	stuck   *queue.Entry // of a newer version: nothing behind it is taken; looked for last at stuckAt
 	stuckAt time.Time
 	purged  uint64 // everything below is gone
-	settled int    // jobs since the last purge
+	settled int    // jobs that were decided, or found decided, since the last purge
 
 	// Jobs that are known already. The same id never acts twice.
-	known  map[[16]byte]int64  // ids of all that ended, wait or are under way, with their records
-	ended  map[uint64]struct{} // sequences, above the low-water mark at the start, not to be taken from the log
+	known  ids                 // of all that ended, wait or are under way
+	low    uint64              // the log held nothing below it at the start
+	ended  map[uint64]struct{} // sequences from low on, decided before the start and not to be taken from the log
 	pruned bool                // ended holds nothing below the first entry that was taken
 
 	// Jobs on their way.
@@ -100,6 +103,7 @@ type lane struct {
 	passedAt time.Time // when kintone last did for this app what it was asked to
 	streak   int       // jobs in a row that ended by a refusal nobody can explain
 	stopping bool
+	errands  []*errand // of operators, not done yet
 
 	mu     sync.Mutex // guards status
 	status LaneStatus
@@ -175,6 +179,7 @@ func (l *lane) run(stop, work context.Context) error {
 		select {
 		case e := <-in:
 			l.take(e)
+			failpoint.Hit("log.taken")
 			for more := true; more && l.backlog.open < room && l.stuck == nil; {
 				select {
 				case e := <-in:
@@ -189,9 +194,13 @@ func (l *lane) run(stop, work context.Context) error {
 			}
 		case p := <-retried:
 			l.adopt(p)
+			failpoint.Hit("retried.adopted")
+		case e := <-l.asked:
+			l.errands = append(l.errands, e)
 		case <-timer.C:
 		case <-stopped:
 			l.stopping = true
+			failpoint.Hit("lane.stopping")
 		case <-work.Done():
 			return context.Cause(work)
 		}
@@ -221,7 +230,7 @@ func (l *lane) confirm(ctx context.Context) error {
 			l.tell(Event{Kind: EventUnserved, Reason: j.reason, Detail: j.message})
 		}
 		l.setState("unserved")
-		if err := sleep(ctx, backOff(n+2, 5*time.Minute, 0)); err != nil {
+		if err := sleep(ctx, backOff(n, 5*time.Minute, 0)); err != nil {
 			return err
 		}
 	}
@@ -238,12 +247,17 @@ func (l *lane) learn(ctx context.Context) error {
 		return err
 	}
 	l.process, l.fields, l.readAt = process, fields, time.Now()
-	facts, err := l.queue.Facts(ctx, l.site, l.app.ID)
+	// No answer is not "nothing learned": the step decides what counts as proof, and would be written over below.
+	var facts queue.Facts
+	err = l.insist(ctx, func() (err error) { facts, err = l.queue.Facts(ctx, l.site, l.app.ID); return err })
+	if err != nil && !errors.Is(err, queue.ErrGone) {
+		return err
+	}
 	l.step = revisionStep
-	if err == nil && facts.Step > 0 {
+	if facts.Step > 0 {
 		l.step = facts.Step
 	}
-	if err == nil && facts.AppName != "" {
+	if facts.AppName != "" {
 		l.name = facts.AppName
 		return nil
 	}
@@ -262,6 +276,9 @@ func (l *lane) turn(stop context.Context) error {
 	now := time.Now()
 	if stop.Err() != nil {
 		l.stopping = true
+	}
+	if err := l.runErrands(now); err != nil {
+		return err
 	}
 	if len(l.verdicts) >= mostVerdicts || len(l.verdicts) > 0 && (l.behind == 0 || l.stopping || now.Sub(l.decided) >= gather) {
 		if err := l.flush(); err != nil {
@@ -341,7 +358,8 @@ func (l *lane) nextLook() time.Duration {
 		} else {
 			for _, f := range l.flights {
 				if f != nil && f.phase <= lookingNext && l.out < l.cfg.Inflight {
-					sooner(f.due)
+					until, _ := f.rests(now)
+					sooner(until)
 				}
 			}
 		}
@@ -352,9 +370,16 @@ func (l *lane) nextLook() time.Duration {
 // take looks at one job of the log: what is already decided about it, whether it can be understood, who is before it.
 func (l *lane) take(e queue.Entry) {
 	l.last, l.behind, l.takenAt = e.Seq, e.Pending, time.Now()
+	defer l.caughtUp()
 	l.forget(e.Seq)
+	if e.Seq < l.low {
+		return // purged: a replica that lags still has it
+	}
 	if _, done := l.ended[e.Seq]; done {
-		delete(l.ended, e.Seq)
+		if delete(l.ended, e.Seq); len(l.ended) == 0 {
+			l.ended = nil // it may have been large
+		}
+		l.settled++ // by an owner that did not live to cut the log
 		return
 	}
 	t := &task{seq: e.Seq, state: stateDeciding, inLog: true}
@@ -374,7 +399,7 @@ func (l *lane) take(e queue.Entry) {
 		return
 	}
 	t.id, t.record, t.job = name(j, e.Seq), j.Record, &j
-	if record, used := l.usedFor(j.ID); used {
+	if record, used := l.known.usedFor(j.ID); used {
 		// Its end needs no turn: nothing is done for it.
 		t.record = 0
 		l.backlog.add(t)
@@ -389,7 +414,7 @@ func (l *lane) take(e queue.Entry) {
 		l.decide(v)
 		return
 	}
-	l.remember(j.ID, j.Record)
+	l.known.remember(j.ID, j.Record)
 	j.ID = t.id
 	now := time.Now()
 	switch {
@@ -409,6 +434,15 @@ func (l *lane) take(e queue.Entry) {
 	}
 }
 
+// caughtUp lets those parked jobs come whose place in line the reading of the log has passed.
+func (l *lane) caughtUp() {
+	to := l.last
+	if l.behind == 0 && l.stuck == nil {
+		to = math.MaxUint64 // what comes now is later than all that is parked
+	}
+	l.backlog.read(to)
+}
+
 // forget drops what had to be remembered of sequences that the log has left behind.
 func (l *lane) forget(below uint64) {
 	if l.pruned {
@@ -420,7 +454,7 @@ func (l *lane) forget(below uint64) {
 
 // adopt takes in a job that an operator sent again.
 func (l *lane) adopt(p queue.Parked) {
-	l.remember(p.Job.ID, p.Job.Record)
+	l.known.remember(p.Job.ID, p.Job.Record)
 	l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: p.Job.Record, state: stateParked, parked: p.At, due: p.Due})
 	l.strand(p.Job.Record)
 }
@@ -464,32 +498,6 @@ func (l *lane) close(ctx context.Context) error {
 	l.cutLog(true)
 	l.setState("stopped")
 	return nil
-}
-
-// remember keeps an id, and which record it was first used for, as long as this owner serves the app. A hash of 16
-// bytes stands for it: that two of ten million differ and meet is less likely than one in 10^24.
-func (l *lane) remember(id string, record int64) {
-	if id == "" {
-		return
-	}
-	d := digest(id)
-	if _, before := l.known[d]; !before {
-		l.known[d] = record
-	}
-}
-
-// usedFor says whether an id was used before, and for which record.
-func (l *lane) usedFor(id string) (record int64, used bool) {
-	if id == "" {
-		return 0, false
-	}
-	record, used = l.known[digest(id)]
-	return record, used
-}
-
-func digest(id string) [16]byte {
-	sum := sha256.Sum256([]byte(id))
-	return [16]byte(sum[:16])
 }
 
 // name is what a job is called: by its publisher, or by its place in the log.

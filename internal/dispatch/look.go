@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
 )
@@ -51,11 +52,13 @@ func (l *lane) lookAt(tasks []*task) {
 		k := &look{tasks: tasks}
 		err := func() error {
 			if len(ids) > 0 {
+				failpoint.Hit("look.asking")
 				records, err := l.read(fields, ids)
 				if err != nil {
 					return err
 				}
 				k.records = records
+				failpoint.Hit("look.read")
 			}
 			if len(tasks) == 0 || slices.ContainsFunc(tasks, func(t *task) bool { return unfitting(t, k.records) }) {
 				// No job dies of settings that somebody may have mended meanwhile.

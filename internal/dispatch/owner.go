@@ -1,14 +1,17 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"statusq/internal/kintone"
@@ -50,19 +53,35 @@ func (c AppConfig) withDefaults() AppConfig {
 
 // Config is what an Owner needs.
 type Config struct {
-	Site    string
-	Name    string // of this worker, for operators; unique among workers
-	Client  *kintone.Client
-	Gate    *kintone.Gate
-	Queue   *queue.Queue
-	Apps    map[int64]AppConfig // apps to serve even before the first job
-	Default AppConfig           // of apps that are not in Apps
-	Observe func(Event)         // may be nil; must not block
+	Site     string
+	Name     string // of this worker, for operators; unique among workers
+	Client   *kintone.Client
+	Gate     *kintone.Gate
+	Queue    *queue.Queue
+	Apps     map[int64]AppConfig // apps to serve even before the first job
+	Default  AppConfig           // of apps that are not in Apps
+	Discover time.Duration       // how often it looks for apps that have no lane yet; default 1 s
+	Turns    *Turns              // shared by the owners of one process; may be nil
+	Observe  func(Event)         // may be nil; must not block
+}
+
+// Turns spreads the sites over the workers that could serve them: who has more of them lets the others go first when one
+// is free. A site that is owned stays where it is.
+type Turns struct {
+	owners atomic.Int32 // in this process
+	owned  atomic.Int32 // sites
+}
+
+// yield is how long the owner of that rank lets others go first: not so long that a takeover takes more than 20 s.
+func (t *Turns) yield(rank int32) time.Duration {
+	const turn = 500 * time.Millisecond
+	return min(time.Duration(max(rank, t.owned.Load())), 5)*turn + rand.N(turn/2)
 }
 
 // An Owner serves one site whenever it holds the site's lease, and stands by otherwise.
 type Owner struct {
-	cfg Config
+	cfg  Config
+	rank int32 // among the owners of its process
 
 	mu    sync.Mutex // guards what follows
 	epoch uint64     // 0 while standing by
@@ -72,11 +91,12 @@ type Owner struct {
 
 // NewOwner makes an owner; Run sets it to work.
 func NewOwner(cfg Config) *Owner {
-	return &Owner{cfg: cfg, lanes: make(map[int64]*lane)}
+	o := &Owner{cfg: cfg, lanes: make(map[int64]*lane)}
+	if cfg.Turns != nil {
+		o.rank = cfg.Turns.owners.Add(1) - 1
+	}
+	return o
 }
-
-// discover is how often the owner looks for apps that have no lane yet.
-const discover = time.Second
 
 // Run serves the site until stop ends; requests that are out then finish, unless work ends before. It returns nil
 // after a stop that finished, and otherwise why it could not go on. Losing the lease is not an error: it stands by
@@ -84,7 +104,7 @@ const discover = time.Second
 func (o *Owner) Run(stop, work context.Context) error {
 	for n := 1; ; n++ {
 		o.tell(Event{Kind: EventStandby})
-		lease, err := o.cfg.Queue.Acquire(stop, o.cfg.Site, o.cfg.Name)
+		lease, err := o.acquire(stop)
 		if err != nil {
 			if stop.Err() != nil {
 				return nil
@@ -92,7 +112,13 @@ func (o *Owner) Run(stop, work context.Context) error {
 			return fmt.Errorf("site %s: acquire the lease: %w", o.cfg.Site, err)
 		}
 		began := time.Now()
+		if o.cfg.Turns != nil {
+			o.cfg.Turns.owned.Add(1)
+		}
 		err = o.serve(stop, work, lease)
+		if o.cfg.Turns != nil {
+			o.cfg.Turns.owned.Add(-1)
+		}
 		if time.Since(began) > time.Minute {
 			n = 1
 		}
@@ -117,6 +143,14 @@ func (o *Owner) Run(stop, work context.Context) error {
 			return nil
 		}
 	}
+}
+
+// acquire waits for the site.
+func (o *Owner) acquire(ctx context.Context) (*queue.Lease, error) {
+	if o.cfg.Turns == nil {
+		return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, nil)
+	}
+	return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, func() time.Duration { return o.cfg.Turns.yield(o.rank) })
 }
 
 // serve runs the site's lanes while the lease holds.
@@ -160,7 +194,19 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 	for _, app := range apps {
 		start(app)
 	}
+	looked := time.Now()
 	for {
+		if time.Since(looked) > recheck {
+			// The list may have come from a server that lagged behind.
+			if apps, err := o.known(held); err == nil {
+				looked = time.Now()
+				for _, app := range apps {
+					if !o.serves(app) {
+						start(app)
+					}
+				}
+			}
+		}
 		counts, err := o.cfg.Queue.Backlog(held, o.cfg.Site)
 		if err == nil {
 			o.mu.Lock()
@@ -179,7 +225,7 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 		} else if held.Err() == nil && stop.Err() == nil {
 			o.tell(Event{Kind: EventTrouble, Detail: "look for apps: " + err.Error()})
 		}
-		tick := time.NewTimer(discover)
+		tick := time.NewTimer(cmp.Or(o.cfg.Discover, time.Second))
 		select {
 		case <-tick.C:
 		case <-held.Done():
@@ -204,6 +250,15 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 			}
 		}
 	}
+}
+
+// recheck is how often the owner looks again for apps that have nothing in the log.
+const recheck = time.Minute
+
+func (o *Owner) serves(app int64) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lanes[app] != nil
 }
 
 // known are the apps that need a lane although their log may be empty: those of the configuration, and those that ever
@@ -232,8 +287,8 @@ func (o *Owner) newLane(app int64, epoch uint64) *lane {
 		app:    kintone.App{ID: app, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens},
 		client: o.cfg.Client, gate: o.cfg.Gate, queue: o.cfg.Queue, observe: o.cfg.Observe,
 		answers:  make(chan answer),
+		asked:    make(chan *errand),
 		backlog:  newBacklog(),
-		known:    make(map[[16]byte]int64),
 		ended:    make(map[uint64]struct{}),
 		badUsers: make(map[string]time.Time),
 	}
@@ -297,6 +352,8 @@ func (o *Owner) Verbs() map[string]func(context.Context, []byte) ([]byte, error)
 			o.cfg.Gate.Resume()
 			return json.Marshal(o.Status())
 		},
+		"inflight":         o.showFlights,
+		"inflight-resolve": o.resolveFlight,
 	}
 }
 

@@ -106,7 +106,7 @@ func TestAMemberTakesItsPinFromTheReadAndItsEdgeFromTheFinding(t *testing.T) {
 	planned := &task{
 		seq: 9, id: "j4", record: 4, job: &j, parked: 33, attempts: make([]queue.Attempt, 2),
 		pin: &kintone.Record{ID: 4, Revision: 12, Status: "New"}, pinAt: time.Now(),
-		found: finding{fate: fit, action: edge("Start", "New", "Working"), step: 2, settings: 7},
+		found: &finding{fate: fit, action: edge("Start", "New", "Working"), step: 2, settings: 7},
 	}
 	want := queue.Member{Seq: 9, Job: "j4", Record: 4, Pin: 12, Action: "Start", Assignee: "sato", From: "New", To: "Working",
 		Step: 2, Campaign: "november", Attempts: 2, Parked: 33}

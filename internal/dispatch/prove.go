@@ -5,12 +5,15 @@ import (
 	"slices"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
+	"statusq/internal/queue"
 )
 
 // investigate reads the members of the part at work until something is proved, or cannot be.
 func (l *lane) investigate(f *flight) {
 	f.phase = investigating
+	failpoint.Hit("prove.begun")
 	l.out++
 	var (
 		p      = f.parts[0]
@@ -34,6 +37,10 @@ func (l *lane) investigate(f *flight) {
 			for {
 				switch q.wants() {
 				case wantRecords:
+					if q.evidence.first != nil {
+						failpoint.Hit("prove.again")
+					}
+					began := time.Now()
 					records, err := l.read(fields, ids)
 					if err != nil {
 						return err
@@ -44,7 +51,19 @@ func (l *lane) investigate(f *flight) {
 							q.evidence.mark = markOurs
 						}
 					}
-					q.sawRecords(records)
+					if noStatus(p.members, records) {
+						if q.fields != nil {
+							return &kintone.Error{Code: "GAIA_ST02", Status: 400, Message: "process management is switched off: nobody can see where the records stand"}
+						}
+						// Or it was, when the lane learned what the field is called.
+						if fields, err = l.client.FormFields(l.work, l.app); err != nil {
+							return err
+						}
+						q.fields = &fields
+						continue
+					}
+					q.sawRecords(records, began)
+					failpoint.Hit("prove.read")
 				case wantProcess:
 					process, err := l.client.Process(l.work, l.app)
 					if err != nil {
@@ -60,10 +79,22 @@ func (l *lane) investigate(f *flight) {
 	})
 }
 
+// noStatus reports whether a member was read without its status, as while process management is off. What such a read
+// does not prove, a later one may.
+func noStatus(members []queue.Member, records map[int64]*kintone.Record) bool {
+	return slices.ContainsFunc(members, func(m queue.Member) bool {
+		r := records[m.Record]
+		return r != nil && r.Status == ""
+	})
+}
+
 // understood acts on what a read proved.
 func (l *lane) understood(f *flight, q *inquiry, err error) error {
 	p := f.parts[0]
 	now := time.Now()
+	if q.fields != nil {
+		l.fields = *q.fields
+	}
 	if err != nil {
 		f.phase = lookingNext
 		p.tries++
@@ -83,21 +114,22 @@ func (l *lane) understood(f *flight, q *inquiry, err error) error {
 		l.mark.kind = q.evidence.mark
 	}
 	l.passed(false)
+	l.tell(Event{Kind: EventProved, Request: f.id, Reason: q.decision.String(), Detail: string(q.rule)})
 	if q.decision == applied || q.decision == unknown {
 		l.streak = 0
 	}
 	if ends := f.learned(q.decision, q.evidence); len(ends) > 0 {
 		return l.conclude(f, ends, q.records)
 	}
-	switch f.next(suspects(p, q.records, f.tasks, l.process, l.fields, l.us, now), l.cfg.LateWindow, now) {
+	switch f.next(suspects(p, q.records, f.tasks, l.process, l.fields, l.us, now), l.cfg.LateWindow, q.began) {
 	case sendNow:
 		l.again(f, 0)
 	case splitOff:
 		f.splitSuspects()
-		return l.recut(f)
+		return l.recut(f, "suspects")
 	case halve:
 		f.halve()
-		return l.recut(f)
+		return l.recut(f, "halves")
 	case giveUp:
 		if l.inexplicable(p) {
 			l.again(f, l.halt.until.Sub(now))

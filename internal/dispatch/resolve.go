@@ -74,16 +74,21 @@ func (d decision) String() string {
 // on three facts: at most one request pinned at a revision ever commits; a commit raises every member's revision by
 // at least its step; every request that contains these members contains all of them (parts of a request are only ever
 // sent with the same pins, so older copies are supersets).
-func resolve(members []queue.Member, ev evidence) decision {
+//
+// It also says by which rule, for people and for the tests that count.
+func resolve(members []queue.Member, ev evidence) (decision, rule) {
 	if len(ev.first) != len(members) || ev.second != nil && len(ev.second) != len(members) {
-		return undecided
+		return undecided, ruleNone
 	}
 	latest := ev.latest()
 
 	// Proof that it did not happen: a change that leaves no room for ours.
 	for i, m := range members {
-		if noRoom(m, ev.first[i], ev) || ev.second != nil && noRoom(m, ev.second[i], ev) {
-			return notApplied
+		if r := noRoom(m, ev.first[i], ev); r != ruleNone {
+			return notApplied, r
+		}
+		if r := noRoom(m, latest[i], ev); r != ruleNone {
+			return notApplied, r
 		}
 	}
 
@@ -97,55 +102,74 @@ func resolve(members []queue.Member, ev evidence) decision {
 		case s.revision == m.Pin:
 			still++
 		default:
-			return undecided // older than a revision we have seen: such a read proves nothing
+			return undecided, ruleNone // older than a revision we have seen: such a read proves nothing
 		}
 	}
 	switch {
 	case moved == 0 && still > 0:
-		return undecided
+		return undecided, ruleNobodyMoved
 	case moved == 0 && ev.doubt:
-		return unknown // nobody is left to tell
+		return unknown, ruleAllGone // nobody is left to tell
 	case moved == 0:
-		return notApplied // refused, never in doubt, and nothing is left that could be done twice
+		return notApplied, ruleAllGone // refused, never in doubt, and nothing is left that could be done twice
 	case still > 0 && (ev.second == nil || !anyMoved(members, ev.first)):
-		return readAgain
+		return readAgain, ruleLeftBehind
 	case still > 0:
 		// The one was read after the other had been seen to move: a request moves all its members at once.
-		return notApplied
+		return notApplied, ruleLeftBehind
 	}
 
 	// Everybody moved far enough. One of them stands exactly where our action leaves it, by our hand.
 	if !ev.dedicated {
-		return unknown
+		return unknown, ruleShared
 	}
 	for i, m := range members {
 		if byUs(m, latest[i], ev) || byUs(m, ev.first[i], ev) {
-			return applied
+			return applied, ruleOurHand
 		}
 	}
-	return unknown
+	return unknown, ruleOthersSince
 }
 
-// noRoom reports whether the member was changed in a way that leaves no room for our action.
-func noRoom(m queue.Member, s seen, ev evidence) bool {
+// rule is what a decision rests on.
+type rule string
+
+const (
+	ruleNone        rule = ""
+	ruleStepTooFew  rule = "changed by less than our action does"
+	ruleNotOurHand  rule = "changed by just as much, but last by somebody else"
+	ruleOutOfReach  rule = "stands where our action and what followed could not have brought it"
+	ruleNobodyMoved rule = "nobody moved"
+	ruleAllGone     rule = "all records are gone"
+	ruleLeftBehind  rule = "one moved and another, read later, had not"
+	ruleOurHand     rule = "all moved, one of them exactly as far as our action does, by our hand"
+	ruleShared      rule = "all moved, and others act under our name"
+	ruleOthersSince rule = "all were changed by others as well"
+)
+
+// noRoom names the rule by which the member was changed in a way that leaves no room for our action.
+func noRoom(m queue.Member, s seen, ev evidence) rule {
 	if !s.exists || s.revision <= m.Pin {
-		return false
+		return ruleNone
 	}
 	step := int64(m.Step)
 	switch {
 	case ev.graph == nil:
-		return false
+		return ruleNone
 	case s.revision < m.Pin+step:
-		return true
+		return ruleStepTooFew
 	case s.revision == m.Pin+step && ev.mark == markOurs && s.modifier != ev.us:
-		return true // the last of just these changes is someone else's, and ours would have been all of them
+		return ruleNotOurHand // the last of just these changes is someone else's, and ours would have been all of them
 	case step < revisionStep || s.status == "":
 		// Where everybody must act (ALL), the status need not have moved with our action, and the room left cannot be
 		// counted in actions.
-		return false
+		return ruleNone
 	}
 	left := int((s.revision - m.Pin - step) / smallestStep(ev.graph))
-	return !ev.graph.Reaches(m.To, s.status, left)
+	if ev.graph.Reaches(m.To, s.status, left) {
+		return ruleNone
+	}
+	return ruleOutOfReach
 }
 
 // byUs reports whether the member stands exactly where our action, and nothing after it, leaves a record.

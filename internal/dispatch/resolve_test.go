@@ -131,7 +131,7 @@ func TestResolveFollowsTheRules(t *testing.T) {
 			if tt.change != nil {
 				tt.change(&ev, members)
 			}
-			if got := resolve(members, ev); got != tt.want {
+			if got, _ := resolve(members, ev); got != tt.want {
 				t.Errorf("resolve says %q, want %q", got, tt.want)
 			}
 		})
@@ -167,7 +167,7 @@ func TestALoneMemberIsDecidedByItself(t *testing.T) {
 		"gone":                 {gone, unknown},
 	} {
 		ev := evidence{first: []seen{tt.seen}, us: "us", mark: markOurs, doubt: true, dedicated: true, graph: oneWay()}
-		if got := resolve([]queue.Member{going(1)}, ev); got != tt.want {
+		if got, _ := resolve([]queue.Member{going(1)}, ev); got != tt.want {
 			t.Errorf("%s: resolve says %q, want %q", name, got, tt.want)
 		}
 	}
@@ -338,7 +338,7 @@ func (w rules) explore(t *testing.T, events int) map[decision]int {
 		for _, mark := range marks {
 			for _, graph := range []*kintone.Process{nil, w.graph} {
 				ev := evidence{first: shown(now.first), second: shown(now.second), us: "us", mark: mark, doubt: w.doubt, dedicated: w.dedicated, graph: graph}
-				d := resolve(members, ev)
+				d, _ := resolve(members, ev)
 				said[d]++
 				lie := ""
 				switch {
@@ -480,11 +480,11 @@ func FuzzResolve(f *testing.F) {
 		}
 		ev.graph = []*kintone.Process{nil, oneWay(), cyclic(), workflow("A", edge("Go", "A", "B"))}[flags>>5&3]
 		before := fmt.Sprintf("%+v %+v", members, ev)
-		d := resolve(members, ev)
+		d, _ := resolve(members, ev)
 		if d < undecided || d > unknown {
 			t.Errorf("resolve says %d, which is no decision", d)
 		}
-		if again := resolve(members, ev); again != d {
+		if again, _ := resolve(members, ev); again != d {
 			t.Errorf("resolve says %q and then %q", d, again)
 		}
 		if after := fmt.Sprintf("%+v %+v", members, ev); after != before {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
 )
@@ -35,9 +36,11 @@ func (l *lane) launch(now time.Time) error {
 			return nil
 		}
 		f := newFlight(n, tasks, now)
+		failpoint.Hit("slot.filling")
 		if err := l.settle(n, f.request(), f.id, nil); err != nil {
 			return err
 		}
+		failpoint.Hit("slot.filled")
 		l.flights[n] = f
 		l.send(f)
 	}
@@ -46,7 +49,10 @@ func (l *lane) launch(now time.Time) error {
 
 // goOn sends a waiting flight again, or looks into it, when its time has come.
 func (l *lane) goOn(f *flight, now time.Time) bool {
-	if f == nil || f.phase > lookingNext || f.due.After(now) || l.out >= l.cfg.Inflight {
+	if f == nil || f.phase > lookingNext || l.out >= l.cfg.Inflight {
+		return false
+	}
+	if _, rests := f.rests(now); rests {
 		return false
 	}
 	if f.phase == lookingNext {
@@ -73,6 +79,7 @@ func (l *lane) send(f *flight) {
 		for i, m := range members {
 			changes[i] = kintone.StatusChange{Record: m.Record, Revision: m.Pin, Action: m.Action, Assignee: m.Assignee}
 		}
+		failpoint.Hit("send.leaving")
 		if l.cfg.Single && len(changes) == 1 {
 			var r kintone.RecordRevision
 			r, a.err = l.client.UpdateStatus(l.work, app, changes[0])
@@ -80,6 +87,7 @@ func (l *lane) send(f *flight) {
 		} else {
 			a.revisions, a.err = l.client.UpdateStatuses(l.work, app, changes)
 		}
+		failpoint.Hit("send.answered")
 		l.answer(a)
 	})
 }
@@ -114,6 +122,7 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 	if j.known == refused && j.user != "" {
 		l.badUsers[j.user] = now.Add(knownBad)
 	}
+	f.heard, f.heardAt = j, now
 	switch f.answered(j, l.passedAt, now) {
 	case heardActed:
 		l.passed(true)
@@ -139,7 +148,7 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 		l.failed(j)
 		p.due = now.Add(l.pauseBefore(f, j, time.Minute))
 		f.halve()
-		return l.recut(f)
+		return l.recut(f, "halves")
 
 	default:
 		most := time.Minute
@@ -251,9 +260,11 @@ func (l *lane) conclude(f *flight, ends []ending, pins map[int64]*kintone.Record
 			reopen = append(reopen, t)
 		}
 	}
+	failpoint.Hit("settle.begun")
 	if err := l.settle(f.n, rest, f.id, verdicts); err != nil {
 		return err
 	}
+	failpoint.Hit("settle.done")
 	if rest == nil {
 		l.flights[f.n] = nil
 	} else {
@@ -300,10 +311,13 @@ func (l *lane) startAfresh(f *flight, t *task, pins map[int64]*kintone.Record) {
 }
 
 // recut writes how a flight was cut before any part of it is sent.
-func (l *lane) recut(f *flight) error {
+func (l *lane) recut(f *flight, how string) error {
+	failpoint.Hit("cut.decided")
 	if err := l.settle(f.n, f.request(), f.id, nil); err != nil {
 		return err
 	}
+	failpoint.Hit("cut.stored")
+	l.tell(Event{Kind: EventCut, Request: f.id, Reason: how})
 	f.phase, f.due = waiting, f.parts[0].due
 	return nil
 }

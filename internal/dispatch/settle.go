@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/queue"
 )
 
@@ -21,6 +22,7 @@ type verdict struct {
 	attempt  bool // one of the job's attempts is spent
 	due      time.Time
 	evidence *queue.Evidence
+	resolved bool          // an operator said so: nobody has to see to it any more, and there is no dead letter
 	raw      []byte        // of an undecodable one
 	parked   *queue.Parked // what was written for a parked one
 }
@@ -40,9 +42,11 @@ func (l *lane) flush() error {
 		n := min(mostVerdicts, len(l.verdicts))
 		batch := l.verdicts[:n:n]
 		l.verdicts = l.verdicts[n:]
+		failpoint.Hit("ends.decided")
 		if err := l.settle(fence, nil, "", batch); err != nil {
 			return err
 		}
+		failpoint.Hit("ends.stored")
 		l.done(batch)
 	}
 	l.verdicts = nil
@@ -51,9 +55,12 @@ func (l *lane) flush() error {
 
 // settle writes a slot, and with it the ends of jobs, in one atomic batch. It waits while the ledger is full.
 func (l *lane) settle(n int, rest *queue.Request, request string, verdicts []verdict) error {
+	return l.write(n, rest, l.settlement(request, verdicts))
+}
+
+func (l *lane) write(n int, rest *queue.Request, set *queue.Settlement) error {
 	day, spent := l.gate.Spent(l.app.ID)
 	slot := queue.Slot{Request: rest, Day: day, Spent: spent}
-	set := l.settlement(request, verdicts)
 	for {
 		err := l.ledger.Write(l.work, n, slot, set)
 		switch {
@@ -98,10 +105,9 @@ func (l *lane) settlement(request string, verdicts []verdict) *queue.Settlement 
 		}
 		r := queue.Result{
 			Seq: t.seq, Job: t.id, Record: t.job.Record, Outcome: v.outcome, Revision: v.revision,
-			Reason: v.reason, Code: v.code, Ref: t.job.Ref, Campaign: t.job.Campaign, At: now,
+			Reason: v.reason, Code: v.code, Message: v.message, Ref: t.job.Ref, Campaign: t.job.Campaign, At: now, Attempts: t.attempts,
 		}
-		if v.outcome == queue.Dead || v.outcome == queue.Unknown {
-			r.Message = v.message
+		if (v.outcome == queue.Dead || v.outcome == queue.Unknown) && !v.resolved {
 			set.Dead = append(set.Dead, &queue.DeadLetter{
 				Job: *t.job, Raw: v.raw, Site: l.site, App: l.app.ID, Seq: t.seq, Outcome: v.outcome,
 				Reason: v.reason, Code: v.code, Message: v.message, Attempts: attempts, Evidence: v.evidence, Died: now,
@@ -126,6 +132,7 @@ func (l *lane) done(verdicts []verdict) {
 		l.settled++
 		if v.outcome == "" {
 			e.Parked++
+			failpoint.Hit("parked.done")
 			l.backlog.park(t, v.parked.At, v.due)
 			l.strand(t.record)
 			continue

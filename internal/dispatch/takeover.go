@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/queue"
 )
 
@@ -17,29 +18,23 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 	}
 	l.ledger = ledger
 
-	// The low-water mark only bounds what has to be remembered of the sequences that ended.
 	log, err := l.queue.ReadLog(ctx, l.site, l.app.ID, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("app %d: read the log: %w", l.app.ID, err)
 	}
-	low, first, err := l.peek(ctx, log)
+	first, err := l.peek(ctx, log)
 	if err != nil {
 		log.Stop()
 		return nil, nil, fmt.Errorf("app %d: read the log: %w", l.app.ID, err)
 	}
 
-	var parked []queue.Parked
+	var parked []queue.Waiting
 	err = ledger.Load(ctx, queue.Loader{
-		Parked: func(p queue.Parked) {
-			p.Attempts = nil // read again when its time comes
-			parked = append(parked, p)
-		},
-		Ended: func(r queue.Result) {
-			if r.Seq >= low {
-				l.ended[r.Seq] = struct{}{}
-			}
-			if r.Outcome != queue.Duplicate {
-				l.remember(r.Job, r.Record)
+		Parked: func(p queue.Waiting) { parked = append(parked, p) },
+		Ended: func(r queue.End) {
+			l.pass(r.Seq)
+			if r.Outcome != queue.Duplicate && !isNumbered(r.Job, r.Seq) {
+				l.known.remember(r.Job, r.Record)
 			}
 		},
 	})
@@ -48,10 +43,14 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		return nil, nil, fmt.Errorf("app %d: load the ledger: %w", l.app.ID, err)
 	}
 
+	if first != nil {
+		l.backlog.readTo = 0 // until its jobs are known, nothing that is parked may come before them
+	}
 	if err := l.inheritSlots(ctx, slots, parked); err != nil {
 		log.Stop()
 		return nil, nil, err
 	}
+	failpoint.Hit("slots.inherited")
 	spent := 0
 	today := time.Now().UTC().Format(time.DateOnly)
 	for _, s := range slots {
@@ -97,30 +96,40 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 	return entries, retried, nil
 }
 
-// peek reads the first entry of the log, if there is one.
-func (l *lane) peek(ctx context.Context, log *queue.LogReader) (low uint64, first *queue.Entry, err error) {
-	counts, err := l.queue.Backlog(ctx, l.site)
+// peek reads the first entry of the log, if there is one, and finds from where on the log has to be looked at for jobs
+// that are decided already.
+func (l *lane) peek(ctx context.Context, log *queue.LogReader) (*queue.Entry, error) {
+	count, last, err := l.queue.LogOf(ctx, l.site, l.app.ID)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
-	if counts[l.app.ID] == 0 {
-		return 0, nil, nil
+	if count == 0 {
+		l.low = last + 1
+		return nil, nil
 	}
 	wait, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	e, err := log.Next(wait)
 	switch {
 	case err == nil:
-		return e.Seq, &e, nil
+		l.low = e.Seq
+		return &e, nil
 	case ctx.Err() != nil:
-		return 0, nil, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	return 0, nil, nil // purged meanwhile: everything that ended is remembered
+	return nil, nil // purged meanwhile, or slow: everything that is decided is remembered
+}
+
+// pass makes the lane pass over a job in the log that is decided, or under way, already.
+func (l *lane) pass(seq uint64) {
+	if seq >= l.low {
+		l.ended[seq] = struct{}{}
+	}
 }
 
 // inheritSlots puts what another owner, or this one before, left in the slots back into the air, and the parked jobs
 // into the backlog.
-func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, parked []queue.Parked) error {
+func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, parked []queue.Waiting) error {
 	now := time.Now()
 	aloft := make(map[uint64]bool)
 	for n, s := range slots {
@@ -136,8 +145,8 @@ func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, 
 				}
 				f.tasks[m.Seq] = t
 				l.backlog.add(t)
-				l.remember(m.Job, m.Record)
-				l.ended[m.Seq] = struct{}{} // not to be read from the log again
+				l.known.remember(m.Job, m.Record)
+				l.pass(m.Seq)
 				aloft[m.Seq] = true
 			}
 		}
@@ -145,10 +154,12 @@ func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, 
 		l.tell(Event{Kind: EventInherited, Request: f.id, Detail: fmt.Sprintf("slot %d: %d jobs", n, len(f.tasks))})
 	}
 	for _, p := range parked {
-		l.remember(p.Job.ID, p.Job.Record)
-		l.ended[p.Seq] = struct{}{}
+		if !isNumbered(p.Job, p.Seq) {
+			l.known.remember(p.Job, p.Record)
+		}
+		l.pass(p.Seq)
 		if !aloft[p.Seq] {
-			l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: p.Job.Record, state: stateParked, parked: p.At, due: p.Due})
+			l.backlog.add(&task{seq: p.Seq, id: p.Job, record: p.Record, state: stateParked, parked: p.At, due: p.Due})
 		}
 	}
 	return nil

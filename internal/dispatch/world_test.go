@@ -3,6 +3,7 @@ package dispatch
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -26,15 +27,20 @@ const (
 // A world is everything around a worker, all of it real but kintone: an embedded JetStream, the simulator behind a real
 // HTTP server, and workers that come and go. It lives in a synctest bubble, so that hours pass in no time.
 type world struct {
-	t       testing.TB
-	sim     *simulator.Kintone
-	server  *queuetest.Server
-	queue   *queue.Queue // the publisher's and the operator's
-	network func() kintone.Config
-	apps    map[int64]AppConfig
+	t         testing.TB
+	sim       *simulator.Kintone
+	server    *queuetest.Server
+	queue     *queue.Queue // the publisher's and the operator's
+	transport http.RoundTripper
+	apps      map[int64]AppConfig
+	discover  time.Duration  // how often workers look for apps that have no lane; 0 = as in production
+	late      sync.WaitGroup // requests that taps hold
 
-	mu     sync.Mutex
-	events []Event
+	mu      sync.Mutex // guards the rest
+	events  []Event
+	owner   *worker // who was the last to own the site
+	workers []*worker
+	zombies int // requests of a deposed or dead owner that reached kintone all the same
 }
 
 // inWorld runs a test in a bubble with an app of n records, all "Not started".
@@ -62,47 +68,64 @@ func newWorld(t testing.TB, app simulator.App) *world {
 	t.Cleanup(stop)
 	w := &world{t: t, sim: sim, server: queuetest.StartDir(t, t.TempDir())}
 	w.queue = w.server.Connect(t)
-	w.network = func() kintone.Config {
-		return kintone.Config{BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport}
-	}
+	w.transport = transport
 	w.apps = map[int64]AppConfig{testApp: {DailyRequests: -1}}
 	return w
 }
 
 // A worker is one process's worth of statusq.
 type worker struct {
+	name  string
 	owner *Owner
 	gate  *kintone.Gate
+	line  *line // to NATS
+	tap   *tap  // to kintone
 	stop  context.CancelFunc
 	kill  context.CancelFunc
 	done  chan error
 }
 
-// start sets a worker to work, on its own connection to the queue.
+// start sets a worker to work, on its own connections to the queue and to kintone.
 func (w *world) start(name string) *worker {
 	w.t.Helper()
-	q, err := queue.Connect(w.t.Context(), w.server.Config())
+	wk := &worker{name: name, done: make(chan error, 1)}
+	link := w.server.Config()
+	wk.line = &line{dial: link.Dial}
+	link.Dial = wk.line.connect
+	q, err := queue.Connect(w.t.Context(), link)
 	if err != nil {
 		w.t.Fatalf("connect worker %s: %v", name, err)
 	}
-	gate := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 1000})
-	cfg := w.network()
-	cfg.Gate = gate
-	client, err := kintone.NewClient(cfg)
+	wk.tap = &tap{next: w.transport, refuse: func(format string, args ...any) { w.t.Errorf(name+": "+format, args...) }, late: &w.late}
+	wk.tap.passed = func(time.Duration) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if w.owner != wk {
+			w.zombies++
+		}
+	}
+	wk.gate = kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 1000})
+	client, err := kintone.NewClient(kintone.Config{
+		BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: wk.tap, Gate: wk.gate,
+	})
 	if err != nil {
 		w.t.Fatalf("client: %v", err)
 	}
 	stop, stopNow := context.WithCancel(context.Background())
 	work, kill := context.WithCancel(context.Background())
-	wk := &worker{gate: gate, stop: stopNow, kill: kill, done: make(chan error, 1)}
+	wk.stop, wk.kill = stopNow, kill
 	wk.owner = NewOwner(Config{
-		Site: "main", Name: name, Client: client, Gate: gate, Queue: q, Apps: w.apps, Observe: w.observe,
+		Site: "main", Name: name, Client: client, Gate: wk.gate, Queue: q, Apps: w.apps, Discover: w.discover,
+		Observe: func(e Event) { w.observe(wk, e) },
 	})
 	go func() {
 		defer q.Close()
 		wk.done <- wk.owner.Run(stop, work)
 	}()
-	w.t.Cleanup(func() { wk.kill(); wk.stop(); <-wk.done })
+	w.mu.Lock()
+	w.workers = append(w.workers, wk)
+	w.mu.Unlock()
+	w.t.Cleanup(func() { wk.kill(); wk.stop(); <-wk.done; wk.line.die() })
 	return wk
 }
 
@@ -118,17 +141,23 @@ func (w *world) end(wk *worker) {
 
 // crash ends a worker as if its process had died: nothing is finished, nothing released.
 func (w *world) crash(wk *worker) {
+	wk.line.die()
 	wk.kill()
+	wk.stop() // or a standby would wait on for the lease
 	<-wk.done
+	wk.tap.die()
 	wk.done <- nil
 }
 
-func (w *world) observe(e Event) {
+func (w *world) observe(wk *worker, e Event) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
+	if e.Kind == EventOwner {
+		w.owner = wk
+	}
 	if os.Getenv("STATUSQ_TEST_EVENTS") != "" {
-		fmt.Printf("%s %+v\n", time.Now().Format(time.TimeOnly), e)
+		fmt.Printf("%s %s %+v\n", time.Now().Format(time.TimeOnly), wk.name, e)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"statusq/internal/failpoint"
 )
 
 const (
@@ -199,6 +201,7 @@ func (c *Client) do(ctx context.Context, app App, r request, read func(body []by
 			waiting, cancel = context.WithDeadlineCause(ctx, app.LeaveBy, ErrTooLate)
 			defer cancel()
 		}
+		failpoint.Hit("gate.waiting")
 		permit, err := c.gate.Enter(waiting, app.ID)
 		if err != nil {
 			return unsent(err)
@@ -213,6 +216,7 @@ func (c *Client) do(ctx context.Context, app App, r request, read func(body []by
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout,
 		fmt.Errorf("no whole answer within %v: %w", c.timeout, context.DeadlineExceeded))
 	defer cancel()
+	failpoint.Hit("gate.passed")
 	answer = c.exchange(ctx, req, r.method != http.MethodGet, creds.hide, read)
 	if answer.Err != nil {
 		answer.Err.Op, answer.Err.App = r.op(), app.ID
@@ -241,6 +245,7 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, hid
 		return Answer{Err: &Error{NotSent: unsent, MayHaveActed: acts && !unsent, Err: cause(ctx, err, hide)}}
 	}
 	defer resp.Body.Close()
+	failpoint.Hit("http.answered")
 	answer := Answer{
 		Running: count(resp.Header.Get("X-ConcurrencyLimit-Running")),
 		Limit:   count(resp.Header.Get("X-ConcurrencyLimit-Limit")),
@@ -248,6 +253,7 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, hid
 
 	// Reading to the end lets the connection be used again; closing one that has more to say drops it.
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	failpoint.Hit("http.read")
 	switch {
 	case err != nil:
 		answer.Err = &Error{Status: resp.StatusCode, Message: "answer cut short", MayHaveActed: acts, Err: cause(ctx, err, hide)}
@@ -366,7 +372,12 @@ type progress struct {
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn: func(string) { p.sought.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { p.begun.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) {
+			p.begun.Store(true)
+			failpoint.Hit("http.connected")
+		},
+		WroteHeaders: func() { failpoint.Hit("http.headers") },
+		WroteRequest: func(httptrace.WroteRequestInfo) { failpoint.Hit("http.written") },
 	}
 }
 
@@ -388,6 +399,7 @@ type watchedBody struct {
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	b.read.Store(true)
+	failpoint.Hit("http.body")
 	return b.ReadCloser.Read(p)
 }
 

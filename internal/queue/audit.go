@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -11,15 +13,28 @@ import (
 type Audit struct {
 	V      int       `json:"v"`
 	At     time.Time `json:"at"`
-	Verb   string    `json:"verb"`             // takeover, dead retry, dead discard, …
+	Verb   string    `json:"verb"`             // takeover, or the command: dead retry, inflight resolve --applied, …
 	By     string    `json:"by,omitempty"`     // who asked
 	Reason string    `json:"reason,omitempty"` // why, in the asker's words
 	Owner  string    `json:"owner,omitempty"`
 	Epoch  uint64    `json:"epoch,omitempty"`
 	Site   string    `json:"site"`
 	App    int64     `json:"app"`
-	Job    string    `json:"job,omitempty"`
-	N      int       `json:"n,omitempty"` // how many jobs it was about
+	// What it was about: one job, or all jobs of a request, or of a part of it.
+	Job     string   `json:"job,omitempty"`
+	Request string   `json:"request,omitempty"`
+	Jobs    []string `json:"jobs,omitempty"`
+	N       int      `json:"n,omitempty"` // how many they are
+}
+
+// About reports whether the note is about a job.
+func (a Audit) About(job string) bool {
+	return job != "" && (a.Job == job || slices.Contains(a.Jobs, job))
+}
+
+// Signed is an operator's reason with who gave it, for where there is room for one text: "ito: seen in the history".
+func Signed(by, reason string) string {
+	return strings.TrimSuffix(strings.TrimPrefix(by+": "+reason, ": "), ": ")
 }
 
 // Audits gives the audit notes of a site, or of one app of it, in the order they were written. App 0 means all apps.

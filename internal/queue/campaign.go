@@ -248,16 +248,21 @@ func (q *Queue) decodeControl(m stored) (Control, error) {
 	return c, nil
 }
 
-// read reads a key from the leader of its bucket.
+// read reads a key from the leader of its bucket, with patience while one is being voted.
 func (q *Queue) read(ctx context.Context, bucket, key string, into any) error {
-	m, err := q.last(ctx, "KV_"+bucket, "$KV."+bucket+"."+key)
-	if err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		m, err := q.last(ctx, "KV_"+bucket, "$KV."+bucket+"."+key)
+		switch {
+		case err == nil && m.gone():
+			return ErrGone
+		case err == nil:
+			return decode(m, into)
+		case !isPassing(err), !pause(ctx, attempt):
+			return err
+		}
 	}
-	if m.gone() {
-		return ErrGone
-	}
-	return decode(m, into)
 }
 
 // update changes a key by compare-and-swap. A lost swap reads again.

@@ -192,6 +192,181 @@ func TestRetryDeadOverABrokenWire(t *testing.T) {
 	}
 }
 
+// doubt makes n letters of app 5 with an unknown outcome, all of one request.
+func doubt(t *testing.T, l *queue.Ledger, n int) {
+	t.Helper()
+	set := &queue.Settlement{Request: "r"}
+	for i := range n {
+		j := job(5, fmt.Sprintf("u%d", i), int64(i+1))
+		j.Campaign, j.Ref = "c", "PO"
+		tries := []queue.Attempt{{At: time.Now().UTC(), Request: "r", Reason: "outcome_unknown"}}
+		set.Dead = append(set.Dead, &queue.DeadLetter{Job: j, Seq: uint64(i + 1), Outcome: queue.Unknown, Reason: "outcome_unknown", Died: time.Now(),
+			Attempts: tries, Evidence: &queue.Evidence{Request: "r", Pin: 3, Revision: 7}})
+		set.Results = append(set.Results, queue.Result{Seq: uint64(i + 1), Job: j.ID, Record: j.Record, Outcome: queue.Unknown, Campaign: j.Campaign})
+	}
+	if err := l.Write(t.Context(), 0, queue.Slot{}, set); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestResolveDead(t *testing.T) {
+	q := start(t)
+	l, _ := open(t, q, 7)
+	doubt(t, l, 3)
+	bury(t, l, 1)
+	letters := drain(t, q.Dead(t.Context(), queue.DeadFilter{Request: "r"}))
+	if len(letters) != 3 {
+		t.Fatalf("%d letters of the request, want 3", len(letters))
+	}
+	plain := drain(t, q.Dead(t.Context(), queue.DeadFilter{Job: "j0"}))[0]
+	wantErr(t, "a retry of an unknown outcome", q.RetryDead(t.Context(), letters[0], "ito", ""), queue.ErrOutcomeUnknown)
+	wantErr(t, "a resolution of a dead one", q.ResolveDead(t.Context(), plain, queue.ResolveApplied, "ito", ""), queue.ErrOutcomeKnown)
+	if err := q.ResolveDead(t.Context(), letters[0], "perhaps", "ito", ""); err == nil {
+		t.Error("a resolution that is none was accepted")
+	}
+	if n := len(drain(t, q.Dead(t.Context(), queue.DeadFilter{}))); n != 4 {
+		t.Errorf("%d letters are left, want all 4", n)
+	}
+
+	for i, how := range []queue.Resolution{queue.ResolveApplied, queue.ResolveNotApplied, queue.ResolveRetry} {
+		if err := q.ResolveDead(t.Context(), letters[i], how, "ito", "seen"); err != nil {
+			t.Fatal(err)
+		}
+		wantErr(t, "a second time", q.ResolveDead(t.Context(), letters[i], how, "ito", "seen"), queue.ErrGone)
+	}
+	find := func(job string) queue.JobState {
+		s, err := q.FindJob(t.Context(), "main", 5, job)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Dead != nil {
+			t.Errorf("the letter of %s is still there", job)
+		}
+		if len(s.Acts) != 1 || s.Acts[0].By != "ito" || s.Acts[0].Reason != "seen" {
+			t.Errorf("what was done about %s is %+v", job, s.Acts)
+		}
+		return s
+	}
+	for job, want := range map[string]queue.Result{
+		"u0": {Outcome: queue.Applied, Reason: queue.ReasonResolved},
+		"u1": {Outcome: queue.Dead, Reason: queue.ReasonResolvedNotApplied},
+	} {
+		s := find(job)
+		if len(s.Results) != 2 {
+			t.Fatalf("%s has the ends %+v, want unknown and what it was resolved to", job, s.Results)
+		}
+		r := s.Results[1]
+		if r.Outcome != want.Outcome || r.Reason != want.Reason || r.Message != "ito: seen" || r.Request != "r" || r.Campaign != "c" || r.Ref != "PO" ||
+			r.Record != s.Results[0].Record || r.Seq != s.Results[0].Seq || len(r.Attempts) != 1 {
+			t.Errorf("%s ended as %+v", job, r)
+		}
+	}
+	s := find("u2")
+	if p := s.Parked; p == nil || p.Due.After(time.Now()) || p.Seq != 3 || len(p.Attempts) != 2 || p.Attempts[1].Reason != queue.ReasonRetried || len(s.Results) != 1 {
+		t.Errorf("u2 is %+v, want it parked, due, with its history", s)
+	}
+	// The next owner knows all three.
+	next, _ := open(t, q, 8)
+	got := load(t, next)
+	if names(got.parked) != "u2" || len(got.ended) != 6 {
+		t.Errorf("the next owner finds %q parked and %d ends, want u2 and 6", names(got.parked), len(got.ended))
+	}
+}
+
+// Of many operators that say different things about the same letter, one is heard, and the ledger tells of one.
+func TestResolveDeadRace(t *testing.T) {
+	q := start(t)
+	l, _ := open(t, q, 7)
+	doubt(t, l, 1)
+	d := drain(t, q.Dead(t.Context(), queue.DeadFilter{}))[0]
+	var wg sync.WaitGroup
+	errs := make(chan error, 16)
+	for i := range 16 {
+		wg.Go(func() {
+			switch i % 4 {
+			case 0:
+				errs <- q.DiscardDead(t.Context(), d, "d", "")
+			case 1:
+				errs <- q.ResolveDead(t.Context(), d, queue.ResolveRetry, "r", "")
+			case 2:
+				errs <- q.ResolveDead(t.Context(), d, queue.ResolveApplied, "a", "")
+			default:
+				errs <- q.ResolveDead(t.Context(), d, queue.ResolveNotApplied, "n", "")
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	done := 0
+	for err := range errs {
+		if err == nil {
+			done++
+		} else {
+			wantErr(t, "who came later", err, queue.ErrGone)
+		}
+	}
+	s, err := q.FindJob(t.Context(), "main", 5, "u0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if done != 1 || len(s.Acts) != 1 || len(s.Results) > 2 || s.Parked != nil && len(s.Results) != 1 {
+		t.Errorf("%d of 16 succeeded, want 1; the job is %+v", done, s)
+	}
+}
+
+func TestResolveDeadOverABrokenWire(t *testing.T) {
+	for name, breakIt := range map[string]func(*wire, string){"lost": (*wire).lose, "ack lost": (*wire).cut, "late": (*wire).hold} {
+		for _, how := range []queue.Resolution{queue.ResolveApplied, queue.ResolveNotApplied, queue.ResolveRetry} {
+			t.Run(name+" "+string(how), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := serve(t)
+					plain := s.Connect(t)
+					l, _ := open(t, plain, 7)
+					doubt(t, l, 1)
+					q, w := connect(t, s)
+					d := drain(t, q.Dead(t.Context(), queue.DeadFilter{}))[0]
+					breakIt(w, "marker")
+					if err := q.ResolveDead(t.Context(), d, how, "ito", "marker"); err != nil {
+						t.Fatal(err)
+					}
+					w.wantBroken(t)
+					if name == "late" {
+						w.deliver(t)
+						time.Sleep(time.Second)
+					}
+					job, err := plain.FindJob(t.Context(), "main", 5, "u0")
+					if err != nil {
+						t.Fatal(err)
+					}
+					outcome, _ := how.Ending()
+					if ends := len(job.Results) - 1; job.Dead != nil || len(job.Acts) != 1 || ends > 1 || (ends == 1) != (outcome != "") ||
+						(job.Parked != nil) != (how == queue.ResolveRetry) {
+						t.Errorf("the job is %+v", job)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A note about a request is one about each of its jobs.
+func TestAuditsAreFoundByJob(t *testing.T) {
+	a := queue.Audit{Job: "a", Jobs: []string{"b", "c"}}
+	for job, want := range map[string]bool{"a": true, "c": true, "d": false, "": false} {
+		if a.About(job) != want {
+			t.Errorf("about %q: %v", job, !want)
+		}
+	}
+	if (queue.Audit{}).About("") {
+		t.Error("a takeover is about a job without a name")
+	}
+	for want, by := range map[string][2]string{"ito: seen": {"ito", "seen"}, "ito": {"ito", ""}, "seen": {"", "seen"}, "": {"", ""}} {
+		if got := queue.Signed(by[0], by[1]); got != want {
+			t.Errorf("signed by %q: %q, want %q", by, got, want)
+		}
+	}
+}
+
 func TestFindJob(t *testing.T) {
 	q := start(t)
 	if _, err := q.Publish(t.Context(), jobs(5, 4)); err != nil {

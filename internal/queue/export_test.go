@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"encoding/json"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -21,4 +22,19 @@ func (q *Queue) LastHeader(ctx context.Context, subject string) (uint64, nats.He
 // LeaseSubject is where a site's lease is stored.
 func (q *Queue) LeaseSubject(site string) (stream, subject string) {
 	return "KV_" + q.bucket("leases"), "$KV." + q.bucket("leases") + "." + site
+}
+
+// Queue is the connection that the ledger writes by.
+func (l *Ledger) Queue() *Queue { return l.q }
+
+// DecodeEnds reads a message with results as Load does, and reports whether its shape was known.
+func DecodeEnds(data []byte) (ends []End, quick bool, err error) {
+	_, quick = shapeOfEnds(nil, data)
+	ends, err = decodeEnds(nil, stored{Data: data})
+	return ends, quick, err
+}
+
+// EncodeResults gives a message with results as Write stores it.
+func EncodeResults(request, campaign string, results []Result) ([]byte, error) {
+	return json.Marshal(storedResults{V: 1, Request: request, Campaign: campaign, Results: results})
 }

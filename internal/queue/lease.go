@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"statusq/internal/failpoint"
 )
 
 // A lease is renewed every 4 s and given up by its holder 10 s after the last renewal that succeeded. The server lets
@@ -17,6 +19,8 @@ const (
 	leaseTrust = 10 * time.Second
 	leaseRenew = 4 * time.Second
 	leasePoll  = 2 * time.Second // how often a standby looks by itself
+	// One renewal does not wait long for its answer, so that there is time for more when a leader has died with the first.
+	leaseAttempt = 1500 * time.Millisecond
 )
 
 // Lease makes its holder the owner of a site.
@@ -26,6 +30,7 @@ type Lease struct {
 	subject string
 	value   []byte
 	nonce   string
+	yield   func() time.Duration
 	epoch   uint64
 
 	ctx  context.Context
@@ -51,10 +56,10 @@ func leaseHeader() nats.Header { return nats.Header{headerTTL: {leaseTTL.String(
 var errReleased = errors.New("lease released")
 
 // Acquire waits until nobody holds the site's lease, takes it and keeps it until Release. Its holder works under
-// [Lease.Context].
-func (q *Queue) Acquire(ctx context.Context, site, owner string) (*Lease, error) {
+// [Lease.Context]. If yield is not nil, it says for how long others may go first when the lease is found free.
+func (q *Queue) Acquire(ctx context.Context, site, owner string, yield func() time.Duration) (*Lease, error) {
 	l := &Lease{
-		q: q, site: site, subject: "$KV." + q.bucket("leases") + "." + site, nonce: NewID(), done: make(chan struct{}),
+		q: q, site: site, subject: "$KV." + q.bucket("leases") + "." + site, nonce: NewID(), yield: yield, done: make(chan struct{}),
 	}
 	value, err := json.Marshal(leaseValue{V: 1, Owner: owner, Nonce: l.nonce})
 	if err != nil {
@@ -64,6 +69,7 @@ func (q *Queue) Acquire(ctx context.Context, site, owner string) (*Lease, error)
 	if err := l.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("lease of %s: %w", site, err)
 	}
+	failpoint.Hit("lease.acquired")
 	l.ctx, l.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	go l.keep()
 	return l, nil
@@ -80,6 +86,7 @@ func (l *Lease) Context() context.Context { return l.ctx }
 func (l *Lease) Release(ctx context.Context) error {
 	l.end(errReleased)
 	<-l.done
+	failpoint.Hit("lease.releasing")
 	for attempt := 0; ; attempt++ {
 		// A renewal whose answer was lost has moved the revision: the leader knows.
 		m, err := l.q.last(ctx, l.stream(), l.subject)
@@ -104,10 +111,21 @@ func (l *Lease) stream() string { return "KV_" + l.q.bucket("leases") }
 func (l *Lease) acquire(ctx context.Context) error {
 	changes := l.q.newReader(l.stream(), 0, l.subject)
 	defer changes.abandon()
+	yielded := l.yield == nil
 	for attempt := 0; ; {
 		m, err := l.q.last(ctx, l.stream(), l.subject)
 		switch {
 		case err != nil:
+		case m.gone() && !yielded:
+			yielded = true
+			if wait := time.NewTimer(l.yield()); ctx.Err() == nil {
+				select {
+				case <-wait.C:
+				case <-ctx.Done():
+				}
+				wait.Stop()
+			}
+			continue
 		case m.gone():
 			l.trusted = time.Now()
 			l.epoch, err = l.q.write(ctx, l.stream(), l.subject, m.Seq, l.value, leaseHeader())
@@ -126,7 +144,7 @@ func (l *Lease) acquire(ctx context.Context) error {
 			// Should that renewal be stored as well, the next round takes its sequence for the epoch. It is ours as much,
 			// and greater than all before it.
 		default:
-			attempt = 0
+			attempt, yielded = 0, l.yield == nil
 			changes.from = max(changes.from, m.Seq+1)
 			soon, cancel := context.WithTimeout(ctx, leasePoll)
 			_, _ = changes.next(soon) // a change, or time to look: the message on the subject tells
@@ -167,8 +185,12 @@ func (l *Lease) renew() error {
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		sent := time.Now()
-		revision, err := l.q.write(ctx, l.stream(), l.subject, l.revision, l.value, leaseHeader())
+		failpoint.Hit("lease.renewing")
+		soon, cancel := context.WithTimeout(ctx, leaseAttempt)
+		revision, err := l.q.write(soon, l.stream(), l.subject, l.revision, l.value, leaseHeader())
+		cancel()
 		if err == nil {
+			failpoint.Hit("lease.renewed")
 			l.revision, l.trusted = revision, sent
 			return nil
 		}

@@ -12,7 +12,7 @@ import (
 
 func acquire(t *testing.T, q *queue.Queue, owner string) *queue.Lease {
 	t.Helper()
-	l, err := q.Acquire(t.Context(), "main", owner)
+	l, err := q.Acquire(t.Context(), "main", owner, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,13 +33,13 @@ func TestLeaseIsHeldByOneAndHandedOver(t *testing.T) {
 		second := make(chan *queue.Lease)
 		q := s.Connect(t)
 		go func() {
-			l, err := q.Acquire(t.Context(), "main", "two")
+			l, err := q.Acquire(t.Context(), "main", "two", nil)
 			if err != nil {
 				t.Error(err)
 			}
 			second <- l
 		}()
-		other, err := q.Acquire(t.Context(), "other", "two")
+		other, err := q.Acquire(t.Context(), "other", "two", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestAcquireEndsWithItsContext(t *testing.T) {
 		l := acquire(t, q, "one")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		_, err := q.Acquire(ctx, "main", "two")
+		_, err := q.Acquire(ctx, "main", "two", nil)
 		wantErr(t, "a standby that stops", err, context.DeadlineExceeded)
 		release(t, l)
 	})

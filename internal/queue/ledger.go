@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"statusq/internal/failpoint"
 )
 
 // Slots is how many requests of one app may be out at a time.
@@ -82,10 +84,11 @@ type Result struct {
 	Revision int64     `json:"revision,omitempty"` // of the record after it
 	Reason   string    `json:"reason,omitempty"`   // stable ASCII code
 	Code     string    `json:"code,omitempty"`     // kintone's
-	Message  string    `json:"message,omitempty"`  // kintone's
+	Message  string    `json:"message,omitempty"`  // kintone's, or an operator's
 	Ref      string    `json:"ref,omitempty"`
 	Campaign string    `json:"-"` // in the ledger it stands once for many results, as do the next three
 	At       time.Time `json:"at"`
+	Attempts []Attempt `json:"attempts,omitempty"` // the tries before this end, oldest first
 
 	Site    string `json:"-"` // filled in by reading
 	App     int64  `json:"-"` // filled in by reading
@@ -212,6 +215,7 @@ func (q *Queue) OpenLedger(ctx context.Context, site string, app int64, epoch ui
 		}
 		slots[n] = slot
 	}
+	failpoint.Hit("claims.done")
 	return l, slots, nil
 }
 
@@ -244,9 +248,11 @@ func (l *Ledger) Write(ctx context.Context, n int, s Slot, set *Settlement) erro
 	}
 	l.at[n] = seq
 	if set != nil {
+		failpoint.Hit("ledger.settled")
 		// What has a place to be told of stands last in the batch.
 		at := seq + uint64(len(messages)-len(set.Park)-len(set.Dead))
 		for _, p := range set.Park {
+			failpoint.Hit("parking.settled")
 			p.At = at
 			at++
 		}
@@ -256,96 +262,6 @@ func (l *Ledger) Write(ctx context.Context, n int, s Slot, set *Settlement) erro
 		}
 	}
 	return nil
-}
-
-// Loader is told what [Ledger.Load] reads.
-type Loader struct {
-	Parked func(Parked) // jobs that are parked, in the order of the log
-	Ended  func(Result) // ends of jobs, in the order of the ledger
-}
-
-// Load puts a barrier into the ledger and reads up to it what is parked and what has ended. A replica that lags has no
-// barrier to show, so nothing that was decided before is missed. What operators park afterwards comes by Retried.
-//
-// The error wraps [ErrNewerVersion] if a newer program has written what this one cannot read.
-func (l *Ledger) Load(ctx context.Context, load Loader) error {
-	barrier, subject, err := l.barrier(ctx)
-	if err != nil {
-		return fmt.Errorf("app %d: barrier: %w", l.app, err)
-	}
-	app := orAnyNumber(l.app)
-	parked := l.q.filter("parked", l.site, app, "", "")
-	r := l.q.newReader(l.q.ledgerName(), 0, parked, l.q.filter("results", l.site, app, "", ""), subject)
-	defer r.abandon()
-	waiting := make(map[string]Parked)
-	for {
-		m, err := r.next(ctx)
-		if err != nil {
-			return fmt.Errorf("app %d: load ledger: %w", l.app, err)
-		}
-		if m.Seq >= barrier {
-			break
-		}
-		if _, _, _, _, ok := parseParkedSubject(l.q.prefix, m.Subject); ok {
-			delete(waiting, m.Subject)
-			if m.gone() {
-				continue
-			}
-			p, err := decodeParked(m.stored)
-			if err != nil {
-				return fmt.Errorf("app %d: ledger entry %d: %w", l.app, m.Seq, err)
-			}
-			waiting[m.Subject] = p
-			continue
-		}
-		results, err := l.q.decodeResults(m.stored)
-		if err != nil {
-			return fmt.Errorf("app %d: ledger entry %d: %w", l.app, m.Seq, err)
-		}
-		for _, result := range results {
-			if load.Ended != nil {
-				load.Ended(result)
-			}
-		}
-	}
-	for _, p := range slices.SortedFunc(maps.Values(waiting), inLine) {
-		if load.Parked != nil {
-			load.Parked(p)
-		}
-	}
-	if l.retried != nil {
-		l.retried.abandon()
-	}
-	l.retried = l.q.newReader(l.q.ledgerName(), barrier+1, parked)
-	return nil
-}
-
-// inLine orders parked jobs as their jobs stand in the log; children of one job, which share its place, as they were
-// parked.
-func inLine(a, b Parked) int { return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.At, b.At)) }
-
-// Retried waits for the next job that an operator parked after Load. It may run beside Write; it is used by one
-// goroutine, and it has returned before Close or the next Load.
-func (l *Ledger) Retried(ctx context.Context) (Parked, error) {
-	if l.retried == nil {
-		return Parked{}, fmt.Errorf("app %d: ledger not loaded", l.app)
-	}
-	for {
-		m, err := l.retried.next(ctx)
-		if err != nil {
-			return Parked{}, fmt.Errorf("app %d: read retried jobs: %w", l.app, err)
-		}
-		if m.gone() {
-			continue
-		}
-		p, err := decodeParked(m.stored)
-		if err != nil {
-			return Parked{}, fmt.Errorf("app %d: ledger entry %d: %w", l.app, m.Seq, err)
-		}
-		if p.Epoch == 0 {
-			return p, nil
-		}
-	}
 }
 
 // Close ends what Load has started. Nothing is released in the ledger: the next owner claims it.
@@ -368,6 +284,7 @@ func (q *Queue) ParkedAt(ctx context.Context, at uint64) (Parked, error) {
 	if err != nil {
 		return Parked{}, fmt.Errorf("parked job at %d: %w", at, err)
 	}
+	failpoint.Hit("parked.read")
 	return p, nil
 }
 
@@ -431,8 +348,10 @@ func (q *Queue) swap(ctx context.Context, expected uint64, messages []*nats.Msg,
 		for i, m := range messages {
 			copies[i] = copyMessage(m)
 		}
+		failpoint.Hit("ledger.sending")
 		last, _, err := q.send(ctx, copies)
 		if err == nil {
+			failpoint.Hit("ledger.answered")
 			return last - uint64(len(messages)) + 1, nil
 		}
 		failure := q.unanswered(ctx, q.ledgerName(), err)
@@ -445,7 +364,8 @@ func (q *Queue) swap(ctx context.Context, expected uint64, messages []*nats.Msg,
 			// Somebody's write is in the way, or perhaps an earlier copy of ours. The leader knows; and even one that has
 			// been voted out and does not know it yet only tells of what was true.
 			m, readErr := q.last(ctx, q.ledgerName(), subject)
-			if readErr == nil && m.Seq != expected {
+			// Who shows an older message than we have seen leads no more.
+			if readErr == nil && m.Seq != expected && (m.Seq > expected || m.Seq == 0) {
 				if mine(m) {
 					return m.Seq, nil
 				}
@@ -502,6 +422,7 @@ func (l *Ledger) claim(ctx context.Context, n int) (Slot, error) {
 		if err != nil {
 			return Slot{}, err
 		}
+		failpoint.Hit("claim.read")
 		seq, err := l.q.swap(ctx, l.at[n], messages, wrote(slot.Write))
 		if errors.Is(err, errSwapLost) {
 			continue // the old owner was quicker: its write is the content to keep
@@ -509,6 +430,7 @@ func (l *Ledger) claim(ctx context.Context, n int) (Slot, error) {
 		if err != nil {
 			return Slot{}, err
 		}
+		failpoint.Hit("claim.stored")
 		l.at[n] = seq
 		return slot, nil
 	}
@@ -564,7 +486,7 @@ func (l *Ledger) addResults(b *batch, set *Settlement, unique string) {
 			size, some := 0, 0
 			for some < len(results) && (some == 0 || size < maxResultsBytes) {
 				r := &results[some]
-				size += 200 + len(r.Job) + len(r.Reason) + len(r.Code) + 2*len(r.Message) + len(r.Ref)
+				size += r.size()
 				some++
 			}
 			name := set.Request + "-" + unique
@@ -579,6 +501,15 @@ func (l *Ledger) addResults(b *batch, set *Settlement, unique string) {
 	}
 }
 
+// size is about how many bytes a result takes in the ledger.
+func (r *Result) size() int {
+	n := 200 + len(r.Job) + len(r.Reason) + len(r.Code) + 2*len(r.Message) + len(r.Ref)
+	for _, a := range r.Attempts {
+		n += 150 + len(a.Request) + len(a.Reason) + len(a.Code) + 2*len(a.Message)
+	}
+	return n
+}
+
 // signed fills in who writes an audit note.
 func (l *Ledger) signed(a Audit) Audit {
 	a.Site, a.App, a.Epoch, a.Owner = l.site, l.app, l.epoch, l.owner
@@ -586,30 +517,6 @@ func (l *Ledger) signed(a Audit) Audit {
 		a.At = time.Now()
 	}
 	return a
-}
-
-// barrier writes the audit note of a takeover and gives its place and its subject.
-func (l *Ledger) barrier(ctx context.Context) (uint64, string, error) {
-	for attempt := 0; ; attempt++ {
-		// Each attempt has a subject of its own: a late copy is one more note, and not the barrier.
-		b := l.q.newBatch()
-		b.addAudit(l.signed(Audit{Verb: "takeover"}))
-		messages, err := b.done()
-		if err != nil {
-			return 0, "", err
-		}
-		seq, _, err := l.q.send(ctx, messages)
-		if err == nil {
-			return seq, messages[0].Subject, nil
-		}
-		if isFull(err) {
-			return 0, "", fmt.Errorf("%w: %w", ErrLedgerFull, err)
-		}
-		failure := l.q.unanswered(ctx, l.q.ledgerName(), err)
-		if errors.Is(failure, ErrNoQueue) || refusal(err) != 0 && !isPassing(err) || !pause(ctx, attempt) {
-			return 0, "", failure
-		}
-	}
 }
 
 // batch gathers messages for the ledger. Its first error is told by done.

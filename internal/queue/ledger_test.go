@@ -54,15 +54,24 @@ func settlement(id string) *queue.Settlement {
 
 type loaded struct {
 	parked []queue.Parked
-	ended  []queue.Result
+	ended  []queue.End
 }
 
 func load(t *testing.T, l *queue.Ledger) loaded {
 	t.Helper()
 	var got loaded
 	err := l.Load(t.Context(), queue.Loader{
-		Parked: func(p queue.Parked) { got.parked = append(got.parked, p) },
-		Ended:  func(r queue.Result) { got.ended = append(got.ended, r) },
+		Parked: func(p queue.Waiting) {
+			whole, err := l.Queue().ParkedAt(t.Context(), p.At)
+			if err != nil {
+				t.Errorf("parked job %s of record %d: %v", p.Job, p.Record, err)
+			}
+			if whole.Ref() != p.ParkedRef || whole.Seq != p.Seq || !whole.Due.Equal(p.Due) {
+				t.Errorf("what is parked as %+v is loaded as %+v", whole, p)
+			}
+			got.parked = append(got.parked, whole)
+		},
+		Ended: func(r queue.End) { got.ended = append(got.ended, r) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +171,7 @@ func TestLedgerGivesTheNextOwnerWhatWasWritten(t *testing.T) {
 		if len(state.ended) != 4 {
 			t.Errorf("%d jobs ended, want 4: %+v", len(state.ended), state.ended)
 		}
-		for _, result := range state.ended {
+		for _, result := range drain(t, q.Results(t.Context(), queue.ResultFilter{})) {
 			if result.Job == "j3" && (result.Outcome != queue.Dead || result.Code != "GAIA_RE01" || result.Campaign != "c" ||
 				result.Site != "main" || result.App != 5 || result.Request != "r2") {
 				t.Errorf("j3 ended with %+v", result)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"statusq/internal/failpoint"
 )
 
 // Entry is one message of the log, as it was published.
@@ -42,6 +44,7 @@ func (r *LogReader) Next(ctx context.Context) (Entry, error) {
 	if err != nil {
 		return Entry{}, fmt.Errorf("app %d: read log: %w", r.app, err)
 	}
+	failpoint.Hit("log.entry")
 	return Entry{Seq: m.Seq, At: m.At, Data: m.Data, Pending: m.pending}, nil
 }
 
@@ -107,11 +110,13 @@ func (q *Queue) PurgeLog(ctx context.Context, site string, app int64, below uint
 	}
 	stream, err := q.js.Stream(ctx, q.logName())
 	if err == nil {
+		failpoint.Hit("log.purging")
 		err = stream.Purge(ctx, jetstream.WithPurgeSubject(jobsSubject(q.prefix, site, app)), jetstream.WithPurgeSequence(below))
 	}
 	if err != nil {
 		return fmt.Errorf("app %d: purge log below %d: %w", app, below, q.unanswered(ctx, q.logName(), err))
 	}
+	failpoint.Hit("log.purged")
 	return nil
 }
 
@@ -136,6 +141,8 @@ type reader struct {
 	messages jetstream.MessagesContext // nil when a consumer has to be made
 	serial   uint64                    // of the last message of this consumer
 	unlinked func() bool               // releases what stops messages when the connection is replaced
+
+	heartbeat time.Duration // of the server, when there is nothing to say; a consumer that misses two is given up
 }
 
 // prefetch is how many messages the server may send ahead: enough for a lane's take, and few enough for a thousand
@@ -143,7 +150,14 @@ type reader struct {
 const prefetch = 500
 
 func (q *Queue) newReader(stream string, from uint64, filters ...string) *reader {
-	return &reader{q: q, stream: stream, filters: filters, from: max(1, from)}
+	return &reader{q: q, stream: stream, filters: filters, from: max(1, from), heartbeat: 5 * time.Second}
+}
+
+// newHastyReader is a reader for somebody who waits for its end: it soon gives up a consumer that is silent.
+func (q *Queue) newHastyReader(stream string, from uint64, filters ...string) *reader {
+	r := q.newReader(stream, from, filters...)
+	r.heartbeat = time.Second
+	return r
 }
 
 // open makes the consumer, once.
@@ -168,7 +182,7 @@ func (r *reader) open(ctx context.Context) error {
 		return r.q.unanswered(ctx, r.stream, err)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(prefetch), jetstream.PullExpiry(10*time.Second),
-		jetstream.PullHeartbeat(5*time.Second), jetstream.WithMessagesErrOnMissingHeartbeat(true))
+		jetstream.PullHeartbeat(r.heartbeat), jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	if err != nil {
 		return r.q.unanswered(ctx, r.stream, err)
 	}
@@ -206,7 +220,7 @@ func (r *reader) next(ctx context.Context) (delivered, error) {
 		if err != nil {
 			return delivered{}, err
 		}
-		if meta.Sequence.Consumer != r.serial+1 {
+		if meta.Sequence.Consumer != r.serial+1 || meta.Sequence.Stream < r.from {
 			r.abandon()
 			continue
 		}
@@ -234,7 +248,7 @@ func (r *reader) abandon() {
 // meanwhile may be there.
 func (q *Queue) scan(ctx context.Context, stream string, filters ...string) iter.Seq2[delivered, error] {
 	return func(yield func(delivered, error) bool) {
-		r := q.newReader(stream, 0, filters...)
+		r := q.newHastyReader(stream, 0, filters...)
 		if err := r.open(ctx); err != nil {
 			yield(delivered{}, err)
 			return

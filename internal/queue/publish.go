@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"statusq/internal/failpoint"
 )
 
 const (
@@ -104,6 +106,7 @@ func (q *Queue) publishBatch(ctx context.Context, batch []*nats.Msg, acks []Ack)
 	if err != nil {
 		return err
 	}
+	failpoint.Hit("publish.stored")
 	first := last - uint64(len(batch)) + 1
 	for i := range acks {
 		acks[i] = Ack{Seq: first + uint64(i), Duplicate: duplicate}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,10 @@ var (
 	ErrDeposed = errors.New("another owner has taken over")
 	// ErrUnclear says that a write was given up without an answer. The ledger has to be opened again.
 	ErrUnclear = errors.New("a write was given up without an answer")
+	// ErrOutcomeUnknown says that a dead letter cannot be retried as one that is dead.
+	ErrOutcomeUnknown = errors.New("its outcome is unknown, so its action may have run already: it has to be resolved")
+	// ErrOutcomeKnown says that there is nothing to resolve about a dead letter.
+	ErrOutcomeKnown = errors.New("it is dead, which means that its action was not run: there is nothing to resolve")
 	// ErrNoWorker says that no worker answers for a site.
 	ErrNoWorker = errors.New("no worker answers")
 )
@@ -219,6 +224,7 @@ const (
 const (
 	codeAccountLimit    = 10002
 	codeNoResources     = 10023
+	codeNoLeader        = 10008 // a server that knows no leader now may answer so; another may know one
 	codeStreamNotFound  = 10059
 	codeWrongSequence   = 10071
 	codeStoreFailed     = 10077 // the text says whether for lack of room
@@ -238,6 +244,7 @@ const (
 func (q *Queue) send(ctx context.Context, messages []*nats.Msg) (last uint64, duplicate bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
+	defer context.AfterFunc(q.connection(), cancel)() // the answer would have come by the connection that was lost
 	if len(messages) == 1 {
 		ack, err := q.js.PublishMsg(ctx, messages[0], jetstream.WithRetryAttempts(0))
 		if err != nil {
@@ -279,7 +286,7 @@ func isFull(err error) bool {
 // isPassing reports whether err is a refusal that has nothing to do with what was sent and passes by itself.
 func isPassing(err error) bool {
 	switch code := refusal(err); code {
-	case codeBatchIncomplete, codeBatchesTooMany, codeIDInProcess, codeStoreFailed:
+	case codeBatchIncomplete, codeBatchesTooMany, codeIDInProcess, codeStoreFailed, codeNoLeader:
 		return true
 	default:
 		return false
@@ -345,14 +352,36 @@ func (q *Queue) last(ctx context.Context, stream, subject string) (stored, error
 	return q.get(ctx, stream, map[string]any{"last_by_subj": subject})
 }
 
-// at reads the message with a sequence from the leader of its stream. Seq 0 means that there is none.
+// at reads the message with a sequence from the leader of its stream. Seq 0 means that it was there and is gone.
+//
+// A leader that has been voted out and does not know it yet knows nothing of what came since. So only who has seen what
+// stands behind the message, or that the stream has ended behind it, is believed that it is gone.
 func (q *Queue) at(ctx context.Context, stream string, seq uint64) (stored, error) {
-	return q.get(ctx, stream, map[string]any{"seq": seq})
+	m, err := q.get(ctx, stream, map[string]any{"seq": seq, "next_by_subj": ">"})
+	switch {
+	case err != nil || m.Seq == seq:
+		return m, err
+	case m.Seq > seq:
+		return stored{}, nil
+	}
+	s, err := q.js.Stream(ctx, stream)
+	var info *jetstream.StreamInfo
+	if err == nil {
+		info, err = s.Info(ctx, jetstream.WithDeletedDetails(true))
+	}
+	if err != nil {
+		return stored{}, q.unanswered(ctx, stream, err)
+	}
+	if info.State.LastSeq >= seq && (info.State.FirstSeq > seq || slices.Contains(info.State.Deleted, seq)) {
+		return stored{}, nil
+	}
+	return stored{}, fmt.Errorf("%w: who answers has not heard of message %d of %s", ErrUnreachable, seq, stream)
 }
 
 func (q *Queue) get(ctx context.Context, stream string, query map[string]any) (stored, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
+	defer context.AfterFunc(q.connection(), cancel)() // as in send
 	request, err := json.Marshal(query)
 	if err != nil {
 		return stored{}, err

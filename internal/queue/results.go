@@ -85,7 +85,9 @@ type JobState struct {
 	Dead    *DeadLetter // where it lies
 	Slot    *Member     // as a member of a request that may be out
 	Request string      // of Slot
+	InSlot  *SlotView   // which has Slot in it
 	InLog   []Entry     // as it was published and is not decided yet
+	Acts    []Audit     // what operators did about it, oldest first
 }
 
 // Found reports whether the queue knows the job at all.
@@ -94,7 +96,7 @@ func (s JobState) Found() bool {
 }
 
 // FindJob looks for a job everywhere in a site, or in one app of it; app 0 means all. It reads through the site's
-// results, slots and log.
+// results, slots, log and audit.
 func (q *Queue) FindJob(ctx context.Context, site string, app int64, job string) (JobState, error) {
 	state, err := q.findJob(ctx, site, app, job)
 	if err != nil {
@@ -137,7 +139,7 @@ func (q *Queue) findJob(ctx context.Context, site string, app int64, job string)
 		}
 		for _, part := range view.Slot.Request.Parts {
 			if i := slices.IndexFunc(part.Members, func(m Member) bool { return m.Job == job }); i >= 0 {
-				state.Slot, state.Request = &part.Members[i], view.Slot.Request.ID
+				state.Slot, state.Request, state.InSlot = &part.Members[i], view.Slot.Request.ID, &view
 			}
 		}
 	}
@@ -152,6 +154,14 @@ func (q *Queue) findJob(ctx context.Context, site string, app int64, job string)
 			return state, err
 		}
 		state.Results = append(state.Results, result)
+	}
+	for a, err := range q.Audits(ctx, site, app) {
+		if err != nil {
+			return state, err
+		}
+		if a.About(job) {
+			state.Acts = append(state.Acts, a)
+		}
 	}
 	return state, nil
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"statusq/internal/failpoint"
 )
 
 // Layout is what an installation chooses. The zero value is a single server.
@@ -38,10 +40,22 @@ const (
 // Setup creates what is missing. It never changes what is there: where something differs so that a promise would not
 // hold, the error wraps [ErrDiffers] and names the differences, and everything that was missing is created all the same.
 func (q *Queue) Setup(ctx context.Context, layout Layout) error {
+	ctx, cancel := context.WithTimeout(ctx, publishPatience)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		err := q.setupOnce(ctx, layout)
+		if err == nil || !isPassing(err) || !pause(ctx, attempt) {
+			return err
+		}
+	}
+}
+
+func (q *Queue) setupOnce(ctx context.Context, layout Layout) error {
 	var problems []error
 	for _, want := range q.streams(layout) {
 		err := ensure(func() error { return q.compare(ctx, want) }, jetstream.ErrStreamNotFound, func() error {
 			_, err := q.js.CreateStream(ctx, want)
+			failpoint.Hit("setup.stream")
 			return err
 		})
 		if err != nil {
@@ -51,6 +65,7 @@ func (q *Queue) Setup(ctx context.Context, layout Layout) error {
 	for _, want := range q.buckets(layout) {
 		err := ensure(func() error { return q.compareBucket(ctx, want) }, jetstream.ErrBucketNotFound, func() error {
 			_, err := q.js.CreateKeyValue(ctx, want)
+			failpoint.Hit("setup.bucket")
 			return err
 		})
 		if err != nil {
