@@ -41,12 +41,18 @@ func buildAndRun(m *testing.M, tags []string) (code int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(Bin)
+	// Built where go.mod is, so that a module of its own for tests ships what we ship.
+	root, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "statusq").Output()
+	if err != nil {
+		return 0, fmt.Errorf("find the module: %w", err)
+	}
 	// The server is the one of go.mod, the version that the worker embeds.
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-tags", strings.Join(tags, ","), "-o", Bin+"/",
 		"statusq/cmd/worker", "statusq/cmd/enqueue")
 	server := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(Bin, "nats-server"),
 		"github.com/nats-io/nats-server/v2")
 	for _, c := range []*exec.Cmd{cmd, server} {
+		c.Dir = strings.TrimSpace(string(root))
 		c.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := c.CombinedOutput(); err != nil {
 			return 0, fmt.Errorf("%v: %w\n%s", c.Args, err, out)
@@ -181,16 +187,18 @@ type Simulated struct {
 // Commit is a line of the simulator's log, as far as it matters here.
 type Commit struct {
 	N       int
+	App     int64
 	Record  int64
 	Action  string
 	Foreign bool
 }
 
-// StartSimulator runs a simulator with an app 5 of so many records.
-func StartSimulator(t *testing.T, records int) Simulated {
+// StartSimulator runs a simulator with an app 5 of so many records, and what else the flags say.
+func StartSimulator(t *testing.T, records int, flags ...string) Simulated {
 	t.Helper()
 	var s Simulated
-	Start(t, "worker", nil, "simulate", "--listen", "127.0.0.1:0", "--records", fmt.Sprint(records)).Greeting(t, &s)
+	args := append([]string{"simulate", "--listen", "127.0.0.1:0", "--records", fmt.Sprint(records)}, flags...)
+	Start(t, "worker", nil, args...).Greeting(t, &s)
 	return s
 }
 
