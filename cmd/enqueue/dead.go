@@ -230,7 +230,7 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) 
 // whose says who spoke of a death: kintone, which gives a code, or the worker.
 func whose(d queue.DeadLetter) string {
 	switch d.Reason {
-	case "undecodable", "expired", "key_unsupported": // never sent
+	case "undecodable", "expired", "key_unsupported", "outcome_unknown": // never sent, or nobody's word
 		return "message"
 	}
 	if d.Code == "" {

@@ -309,7 +309,7 @@ func historyOf(s queue.JobState) []moment {
 	}
 	order := []happening{itWasTried, itWasActed, itEnded} // of what has the same time
 	slices.SortStableFunc(all, func(a, b moment) int {
-		return cmp.Or(a.time.Truncate(time.Second).Compare(b.time.Truncate(time.Second)), cmp.Compare(slices.Index(order, a.What), slices.Index(order, b.What)), a.time.Compare(b.time))
+		return cmp.Or(a.time.Compare(b.time), cmp.Compare(slices.Index(order, a.What), slices.Index(order, b.What)))
 	})
 	return all
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,7 +15,9 @@ import (
 type tally struct {
 	seeds, jobs, requests, struck, stormy int
 	simulated                             time.Duration
-	counts                                map[string]int
+
+	mu     sync.Mutex // guards counts: people and publishers count at the same time
+	counts map[string]int
 }
 
 // floors are the least of what has to happen in a hundred seeds, a third of what was seen or less. They are for
@@ -57,7 +60,11 @@ var floors = []struct {
 
 func newTally() *tally { return &tally{counts: make(map[string]int)} }
 
-func (c *tally) count(what string, n int) { c.counts[what] += n }
+func (c *tally) count(what string, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.counts[what] += n
+}
 
 // heard counts what workers told in one run.
 func (c *tally) heard(events []Event) {

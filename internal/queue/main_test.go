@@ -163,6 +163,11 @@ type broken struct {
 
 func (c *broken) Write(p []byte) (int, error) {
 	c.wire.mu.Lock()
+	if c.wire.late == c { // the rest of what is held
+		c.wire.held = append(c.wire.held, p...)
+		c.wire.mu.Unlock()
+		return len(p), nil
+	}
 	act := c.wire.act
 	if act == nil || !bytes.Contains(p, c.wire.on) {
 		act = nil
