@@ -453,6 +453,7 @@ type inflightResolveCmd struct {
 	Reason  string        `placeholder:"TEXT" help:"What you have seen, for the audit. Needed."`
 	By      string        `default:"${user}" placeholder:"NAME" help:"Who you are, for the audit (${default})."`
 	Timeout time.Duration `default:"2m30s" placeholder:"TIME" help:"How long to wait while a copy of it is out (${default})."`
+	Held    time.Time     `placeholder:"TIME" help:"You looked at the records after you were told that it is held until this time, which you give as you were told."`
 	DryRun  bool          `help:"Only show the request."`
 	Yes     bool          `short:"y" help:"Do not ask."`
 }
@@ -462,8 +463,8 @@ func (c *inflightResolveCmd) Help() string {
 	return "Ends a request of which the worker cannot find out what became of it, by what you have seen in kintone. " +
 		"kintone carries out a request wholly or not at all, so all of its jobs share one fate. " +
 		"That it was not run is only true of what was sent before you looked: so with --not-applied and --retry the request is first held " +
-		"for ten minutes. Look at its records then, and answer, or with --yes repeat the command. You also vouch that no copy that was sent " +
-		"before is still on its way to kintone."
+		"for ten minutes. Look at its records then, and answer, or with --yes repeat the command with --held and the time that it tells. " +
+		"You also vouch that no copy that was sent before is still on its way to kintone."
 }
 
 // resolved is what became of it, for scripts.
@@ -474,6 +475,7 @@ type resolved struct {
 	State   string           `json:"state"` // resolved, held, busy, ended or not_ready
 	Text    string           `json:"text,omitempty"`
 	Until   string           `json:"until,omitempty"`
+	Held    string           `json:"held,omitempty"` // what to repeat the command with, after a look
 	Jobs    []string         `json:"jobs"`
 	DryRun  bool             `json:"dryRun,omitempty"`
 }
@@ -525,13 +527,15 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 		return unheard
 	}
 	var a resolveAnswer
+	held := c.Held
 	if !c.Yes {
-		if how != queue.ResolveApplied && r.Doing != "held" {
-			// The first question holds it, and only the second is believed.
-			if a, err = c.ask(ctx, e, q, r, how); err != nil {
+		if how != queue.ResolveApplied && held.IsZero() {
+			// The first question holds it, and only the second is believed: it tells that he was told, and looked then.
+			if a, err = c.ask(ctx, e, q, r, how, held); err != nil {
 				return err
 			}
 			if a.State == "held" {
+				held = a.Until
 				e.say("\nit is not sent again before %s: look at its records in kintone now", a.Until.Local().Format("15:04:05"))
 			}
 		}
@@ -547,9 +551,12 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 		}
 	}
 	if a.State == "" {
-		if a, err = c.ask(ctx, e, q, r, how); err != nil {
+		if a, err = c.ask(ctx, e, q, r, how, held); err != nil {
 			return err
 		}
+	}
+	if a.State == "held" {
+		out.Held = a.Until.UTC().Format(time.RFC3339Nano)
 	}
 	out.State, out.Text, out.Until, out.Jobs = a.State, a.Text, utc(a.Until), append(out.Jobs, a.Jobs...)
 	if e.JSON {
@@ -566,8 +573,8 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 	case "busy":
 		return &exit{exitHeld, fmt.Errorf("busy, try again: %s; nothing was done", a.Text)}
 	case "held":
-		return &exit{exitHeld, fmt.Errorf("%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command",
-			a.Text, a.Until.Local().Format("15:04:05"))}
+		return &exit{exitHeld, fmt.Errorf("%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command with --held %s",
+			a.Text, a.Until.Local().Format("15:04:05"), out.Held)}
 	case "not_ready":
 		return &exit{exitHeld, fmt.Errorf("%s; nothing was done. It can be resolved once the lane runs", a.Text)}
 	}
@@ -583,7 +590,7 @@ type resolveAnswer struct {
 	Jobs  []string  `json:"jobs"`
 }
 
-func (c *inflightResolveCmd) ask(ctx context.Context, e *env, q *queue.Queue, r request, how queue.Resolution) (resolveAnswer, error) {
+func (c *inflightResolveCmd) ask(ctx context.Context, e *env, q *queue.Queue, r request, how queue.Resolution, held time.Time) (resolveAnswer, error) {
 	question, err := json.Marshal(struct {
 		V       int              `json:"v"`
 		App     int64            `json:"app"`
@@ -593,7 +600,8 @@ func (c *inflightResolveCmd) ask(ctx context.Context, e *env, q *queue.Queue, r 
 		By      string           `json:"by,omitempty"`
 		Reason  string           `json:"reason"`
 		Wait    time.Duration    `json:"wait"`
-	}{1, r.App, r.Request, string(c.Job), how, c.By, c.Reason, c.Timeout})
+		Held    time.Time        `json:"held,omitzero"`
+	}{1, r.App, r.Request, string(c.Job), how, c.By, c.Reason, c.Timeout, held})
 	if err != nil {
 		return resolveAnswer{}, err
 	}

@@ -117,12 +117,15 @@ func TestInflightResolve(t *testing.T) {
 
 	resolve("--not-applied", "--yes", "--timeout", "5s").want(t, exitDone, []string{"resolved 3 jobs as not-applied\n"}, nil)
 	line := resolve("--applied", "--yes", "--job", "c", "--json").lines(t)[0]
+	resolve("--retry", "--yes", "--held", "2026-12-01T01:12:00.123456789Z").want(t, exitDone, []string{"resolved 3 jobs as retry\n"}, nil)
+	resolve("--retry", "--yes", "--held", "01:12:00").want(t, exitUsage, nil, []string{"--held"})
 	if line["type"] != "inflight-resolve" || line["state"] != "resolved" || line["how"] != "applied" {
 		t.Errorf("printed %v", line)
 	}
 	for i, want := range []map[string]any{
-		{"v": 1.0, "app": 5.0, "request": "r9", "how": "not-applied", "by": "ito", "reason": "履歴にあり", "wait": 5e9},
+		{"v": 1.0, "app": 5.0, "request": "r9", "how": "not-applied", "by": "ito", "reason": "履歴にあり", "wait": 5e9, "held": nil},
 		{"v": 1.0, "app": 5.0, "request": "r9", "job": "c", "how": "applied", "by": "ito", "reason": "履歴にあり", "wait": 150e9},
+		{"how": "retry", "held": "2026-12-01T01:12:00.123456789Z"},
 	} {
 		var got map[string]any
 		if err := json.Unmarshal([]byte((*asked)[i]), &got); err != nil {
@@ -142,14 +145,14 @@ func TestInflightResolveThatIsNotDone(t *testing.T) {
 		say  string
 	}{
 		"busy":      {exitHeld, "busy, try again: why; nothing was done"},
-		"held":      {exitHeld, "why; nothing was done. It is not sent again before "},
+		"held":      {exitHeld, "then repeat this command with --held 2026-12-01T01:12:00.00000005Z"},
 		"not_ready": {exitHeld, "once the lane runs"},
 		"ended":     {exitError, "why; nothing was done"},
 	} {
 		t.Run(state, func(t *testing.T) {
 			p := newPlace(t, queue.Layout{})
 			p.hang(t)
-			p.worker(t, told, `{"v":1,"state":"`+state+`","text":"why","until":"2026-12-01T01:12:00Z"}`)
+			p.worker(t, told, `{"v":1,"state":"`+state+`","text":"why","until":"2026-12-01T10:12:00.00000005+09:00"}`)
 			enqueue(t, "inflight", "resolve", "r9", "--retry", "--reason", "seen", "--yes").want(t, want.code, []string{"!resolved"}, []string{want.say})
 		})
 	}

@@ -60,12 +60,18 @@ func TestAHangingRequestIsResolvedByHand(t *testing.T) {
 	// Nothing of it was ever run.
 	p.enqueue("send", "--app", "5", "--record", "2", "--action", "Start", "--job", "u2").want(t, exitDone)
 	r = hanging()
-	resolve(r, "--retry").want(t, 4, "it may have been sent since you looked", "look at its records in kintone now")
+	o := resolve(r, "--retry", "--json")
+	o.want(t, 4, "it may have been sent since you looked", "look at its records in kintone now")
+	var told struct{ Held string }
+	if err := json.Unmarshal([]byte(o.out), &told); err != nil || told.Held == "" || !strings.Contains(o.err, "repeat this command with --held "+told.Held) {
+		t.Fatalf("it is not told what to repeat the command with: %q, %q, error %v", o.out, o.err, err)
+	}
+	resolve(r, "--retry").want(t, 4, "it may have been sent since you looked", "--held "+told.Held) // another, who only now learns that it is held
 	p.enqueue("inflight").want(t, exitDone, "held until ")
 	lose.Store(false)
-	resolve(r, "--retry").want(t, exitDone, "resolved 1 job as retry")
+	resolve(r, "--retry", "--held", told.Held).want(t, exitDone, "resolved 1 job as retry")
 	eventually(t, 30*time.Second, "the job ends", func() bool { return len(results(t, p.queue(), "u2")) == 1 })
-	o := p.enqueue("job", "u2")
+	o = p.enqueue("job", "u2")
 	o.want(t, exitDone, "applied, revision 3", "inflight resolve --retry by ito")
 	if strings.Count(o.out, "seen in the history") != 1 {
 		t.Errorf("the operator's act is told more than once:\n%s", o.out)

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -312,6 +313,48 @@ func TestAnIdOfAnotherRecordDiesWithALetterOfItsOwn(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// The job that died because its id was another's does not take the id over: whoever finds its end in the ledger, and the
+// first job still in the log, runs the first job.
+func TestAnIdThatWasReusedStaysTheFirstJobsAfterARestart(t *testing.T) {
+	for _, how := range []string{"stop", "crash"} {
+		t.Run(how, func(t *testing.T) {
+			inWorld(t, 2, func(w *world) {
+				w.strike(func(r simulator.Request) simulator.Fault {
+					if r.Method == "GET" && strings.Contains(r.API, "records") {
+						return simulator.Fault{Kind: simulator.LostReply} // nothing is planned
+					}
+					return simulator.Fault{}
+				})
+				first, second := job(1, "Start"), job(2, "Start")
+				first.ID, second.ID = "x", "x"
+				w.publish(first)
+				time.Sleep(pastWindow)
+				w.publish(second)
+				wk := w.start("one")
+				time.Sleep(30 * time.Second)
+				if ends, _ := w.ends("x"); !slices.Equal(ends, []queue.Outcome{queue.Dead}) {
+					w.t.Fatalf("before the restart it ended %v, want that only the second is dead", ends)
+				}
+				if how == "stop" {
+					w.end(wk)
+				} else {
+					w.crash(wk)
+				}
+				w.strike(nil)
+				wk = w.start("two")
+				time.Sleep(time.Minute)
+				w.end(wk)
+				if ends, duplicates := w.ends("x"); !slices.Equal(ends, []queue.Outcome{queue.Dead, queue.Applied}) || duplicates != 0 {
+					w.t.Errorf("it ended %v with %d duplicates, want that the first is applied", ends, duplicates)
+				}
+				if first, second := w.runs(1), w.runs(2); first != 1 || second != 0 {
+					w.t.Errorf("the first ran %d times and the second %d, want 1 and 0", first, second)
+				}
+			})
+		})
 	}
 }
 

@@ -67,7 +67,7 @@ type xWorld struct {
 	cached bool // and the owner has read it since
 	cured  bool // the poison is gone
 	// What may still go wrong.
-	faults, foreign, crashes, windows int8
+	faults, foreign, crashes int8
 }
 
 type xRecord struct {
@@ -189,13 +189,15 @@ func search(t *testing.T, s setting, most int, found *atomic.Bool) (states int, 
 	}
 	var (
 		seed  = maphash.MakeSeed()
-		seen  = make(map[uint64]struct{})
+		seen  = make(map[uint64]int32) // to their numbers
+		calm  [][2]int32               // steps that need no misfortune, backwards: to, from
+		ended []int32                  // states in which every job has ended
 		steps = []step{{-1, 0}}
 		layer = []xWorld{x.start()}
 		first = 0 // number of the first state of the layer
 		rules = make(map[string]int)
 	)
-	seen[maphash.Comparable(seed, layer[0])] = struct{}{}
+	seen[maphash.Comparable(seed, layer[0])] = 0
 	for len(layer) > 0 {
 		var next []xWorld
 		begin := len(steps)
@@ -216,12 +218,19 @@ func search(t *testing.T, s setting, most int, found *atomic.Bool) (states int, 
 				}
 				w.normalise()
 				h := maphash.Comparable(seed, *w)
-				if _, known := seen[h]; known {
-					return
+				to, known := seen[h]
+				if !known {
+					to = int32(len(steps))
+					seen[h] = to
+					steps = append(steps, step{at, nth})
+					next = append(next, *w)
+					if w.over(len(x.jobs)) {
+						ended = append(ended, to)
+					}
 				}
-				seen[h] = struct{}{}
-				steps = append(steps, step{at, nth})
-				next = append(next, *w)
+				if w.faults == layer[i].faults && w.foreign == layer[i].foreign && w.crashes == layer[i].crashes {
+					calm = append(calm, [2]int32{to, at})
+				}
 			})
 			for r, n := range x.rules {
 				rules[r] += n
@@ -235,7 +244,42 @@ func search(t *testing.T, s setting, most int, found *atomic.Bool) (states int, 
 		first, layer = begin, next
 	}
 	t.Logf("%d states, all; %v", len(steps), rules)
+	if stuck := unreached(len(steps), calm, ended); stuck >= 0 {
+		found.Store(true)
+		var way []int16
+		for at := stuck; at > 0; at = steps[at].from {
+			way = append(way, steps[at].nth)
+		}
+		slices.Reverse(way)
+		t.Fatalf("a job never ends, whatever happens from here on without more misfortune\n%s", x.tell(way))
+	}
 	return len(steps), true
+}
+
+// unreached is the first state from which no end can be reached; -1 = there is none.
+func unreached(states int, back [][2]int32, ends []int32) int32 {
+	slices.SortFunc(back, func(a, b [2]int32) int { return cmp.Compare(a[0], b[0]) })
+	good := make([]bool, states)
+	for _, at := range ends {
+		good[at] = true
+	}
+	for todo := ends; len(todo) > 0; {
+		to := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		i, _ := slices.BinarySearchFunc(back, to, func(e [2]int32, to int32) int { return cmp.Compare(e[0], to) })
+		for ; i < len(back) && back[i][0] == to; i++ {
+			if from := back[i][1]; !good[from] {
+				good[from] = true
+				todo = append(todo, from)
+			}
+		}
+	}
+	for at, ok := range good {
+		if !ok {
+			return int32(at)
+		}
+	}
+	return -1
 }
 
 // tell repeats a way, step by step.
@@ -333,7 +377,7 @@ func (w *xWorld) awaits() bool {
 
 // mayAge says that the window may pass: nobody waits for an answer, and something is in doubt.
 func (w *xWorld) mayAge() bool {
-	if w.windows == 0 || w.awaits() {
+	if w.awaits() {
 		return false
 	}
 	for _, f := range w.flights {

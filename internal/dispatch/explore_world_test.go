@@ -108,7 +108,7 @@ func settings() []setting {
 }
 
 func (x *explorer) start() xWorld {
-	w := xWorld{faults: x.faults, foreign: x.foreign, crashes: x.crashes, windows: 1}
+	w := xWorld{faults: x.faults, foreign: x.foreign, crashes: x.crashes}
 	for i := range w.records {
 		w.records[i] = xRecord{revision: 1, status: x.first}
 	}
@@ -181,7 +181,6 @@ func (x *explorer) kintoneActs(w *xWorld, emit func(func() string, *xWorld, stri
 	}
 	if w.mayAge() {
 		next := *w
-		next.windows--
 		next.copies = [xCopies]xCopy{}
 		for i := range next.flights {
 			if next.flights[i].q.n > 0 {

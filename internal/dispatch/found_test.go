@@ -8,7 +8,7 @@ import (
 	"statusq/internal/queue"
 )
 
-// What TestStorm found, each pinned by the shortest way to it.
+// What TestStorm and hostile readers found, each pinned by the shortest way to it.
 
 // While process management is off, reads show no status, and "by our hand" cannot be seen: that is no reason to ask a
 // person (seeds 60, 119 and 125).
@@ -81,4 +81,56 @@ func TestNothingParkedIsWokenBeforeTheLogIsReadUpToIt(t *testing.T) {
 	if got := b.nextDue(now, 10); len(got) != 1 {
 		t.Errorf("%d parked jobs are woken with the log read, want one", len(got))
 	}
+}
+
+// A stream that is said not to be there, as a server may say that has just begun to lead, ends the reading of the log. The
+// site is given up and begun again: a lane that reads nothing more must not stand there as if it ran.
+func TestALaneWhoseReaderEndsBeginsAgain(t *testing.T) {
+	inWorld(t, 3, func(w *world) {
+		wk := w.start("one")
+		w.publish(job(1, "Start"))
+		w.settle(1, time.Minute)
+		wk.line.misdirect("STATUSQ_JOBS", "STATUSQ_JOBX")
+		wk.line.drop()
+		time.Sleep(4 * time.Second)
+		wk.line.misdirect("", "")
+		w.publish(job(2, "Start"))
+		got := w.settle(2, 2*time.Minute)
+		if got["j2"].Outcome != queue.Applied {
+			t.Errorf("the job ended %s, want applied", got["j2"].Outcome)
+		}
+		if w.told(EventDeposed, "") == 0 {
+			t.Error("nothing was given up: the reader was not hit")
+		}
+		w.end(wk)
+	})
+}
+
+// That the log says nothing for a while does not mean that it holds nothing: what is parked waits for its place in line.
+func TestASlowLogDoesNotLetAParkedJobOvertake(t *testing.T) {
+	inWorld(t, 3, func(w *world) {
+		w.strike(func(r simulator.Request) simulator.Fault {
+			if r.Method == "GET" && r.API == "records.json" {
+				return simulator.Fault{Kind: simulator.LostReply}
+			}
+			return simulator.Fault{}
+		})
+		first, second := job(1, "Start"), job(1, "Start")
+		first.ID, second.ID = "first", "second"
+		second.NotBefore = time.Now().Add(15 * time.Second).UTC()
+		w.publish(first, second)
+		wk := w.start("one")
+		time.Sleep(10 * time.Second)
+		w.crash(wk)
+		w.strike(nil)
+		wk = w.start("two")
+		wk.line.misdirect("CONSUMER.MSG.NEXT.STATUSQ_JOBS", "CONSUMER.MSG.NEXT.STATUSQ_JOBX")
+		time.Sleep(time.Minute)
+		wk.line.misdirect("", "")
+		got := w.settle(2, 5*time.Minute)
+		if got["first"].Outcome != queue.Applied || got["second"].Outcome != queue.Already {
+			t.Errorf("first ended %s, second %s; want applied, already", got["first"].Outcome, got["second"].Outcome)
+		}
+		w.end(wk)
+	})
 }

@@ -54,6 +54,7 @@ type lane struct {
 	observe func(Event)
 	answers chan answer
 	asked   chan *errand
+	broken  chan error     // a reader has ended although nobody asked it to
 	wg      sync.WaitGroup // requests and readers; run waits for all of them
 
 	// Everything from here to mu is owned by run.
@@ -66,7 +67,9 @@ type lane struct {
 	fields  kintone.Fields
 	readAt  time.Time // when process was read
 	step    int       // the smallest by which an action of ours ever raised a revision here
-	mark    mark
+	// stepLost says that step was learned and could not be stored: the next action like it stores it.
+	stepLost bool
+	mark     mark
 	// Users that kintone did not know, and until when they are not tried again.
 	badUsers map[string]time.Time
 
@@ -80,10 +83,14 @@ type lane struct {
 	settled int    // jobs that were decided, or found decided, since the last purge
 
 	// Jobs that are known already. The same id never acts twice.
-	known  ids                 // of all that ended, wait or are under way
-	low    uint64              // the log held nothing below it at the start
-	ended  map[uint64]struct{} // sequences from low on, decided before the start and not to be taken from the log
-	pruned bool                // ended holds nothing below the first entry that was taken
+	known ids    // of all that ended, wait or are under way
+	low   uint64 // the log held nothing below it at the start
+	// The last place in the log of a job that was parked at the start. Up to there the log may hold jobs that come first;
+	// whether it does was asked last at askedAt.
+	parkedTo uint64
+	askedAt  time.Time
+	ended    map[uint64]struct{} // sequences from low on, decided before the start and not to be taken from the log
+	pruned   bool                // ended holds nothing below the first entry that was taken
 
 	// Jobs on their way.
 	backlog  *backlog
@@ -144,6 +151,17 @@ func (l *lane) run(stop, work context.Context) error {
 		return err
 	}
 	entries, retried, err := l.open(work)
+	for errors.Is(err, queue.ErrLedgerFull) && !errors.Is(err, queue.ErrUnclear) && either.Err() == nil {
+		// As later on: it waits for room, and says so.
+		l.stop(ReasonLedgerFull, err.Error(), 5*time.Second)
+		l.setState("halted")
+		if sleep(either, 5*time.Second) == nil {
+			entries, retried, err = l.open(work)
+		}
+	}
+	if errors.Is(err, queue.ErrLedgerFull) && work.Err() == nil && either.Err() != nil {
+		return nil // stopped before it began
+	}
 	if errors.Is(err, queue.ErrNewerVersion) {
 		// A newer worker wrote to the ledger. It waits for one, and so does whatever stands there.
 		l.halt = halt{reason: ReasonWorkerTooOld, detail: err.Error(), since: time.Now()}
@@ -154,6 +172,10 @@ func (l *lane) run(stop, work context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if l.halt.reason == ReasonLedgerFull {
+		l.halt = halt{}
+		l.tell(Event{Kind: EventResumed})
 	}
 	l.tell(Event{Kind: EventLane, Detail: l.name})
 
@@ -197,6 +219,8 @@ func (l *lane) run(stop, work context.Context) error {
 			failpoint.Hit("retried.adopted")
 		case e := <-l.asked:
 			l.errands = append(l.errands, e)
+		case err := <-l.broken:
+			return fmt.Errorf("app %d: %w", l.app.ID, err)
 		case <-timer.C:
 		case <-stopped:
 			l.stopping = true
@@ -287,6 +311,7 @@ func (l *lane) turn(stop context.Context) error {
 	}
 	if !l.stopping {
 		l.unstick(now)
+		l.catchUp(now)
 		if err := l.wakeDue(now); err != nil {
 			return err
 		}
@@ -344,6 +369,9 @@ func (l *lane) nextLook() time.Duration {
 		sooner(l.backlog.firstDue())
 		if l.stuck != nil {
 			sooner(l.stuckAt.Add(stuckEvery))
+		}
+		if len(l.backlog.ahead) > 0 {
+			sooner(l.askedAt.Add(patience))
 		}
 		if len(l.backlog.toRead) > 0 {
 			future(l.lookAfter)
@@ -437,10 +465,22 @@ func (l *lane) take(e queue.Entry) {
 // caughtUp lets those parked jobs come whose place in line the reading of the log has passed.
 func (l *lane) caughtUp() {
 	to := l.last
-	if l.behind == 0 && l.stuck == nil {
-		to = math.MaxUint64 // what comes now is later than all that is parked
+	if to >= l.parkedTo {
+		to = math.MaxUint64 // what comes now is later than all that was parked at the start
 	}
 	l.backlog.read(to)
+}
+
+// catchUp asks whether the log holds anything at all that might come before what was parked at the start. That nothing
+// comes for a while tells nothing: a consumer may be slow, and its server lag behind.
+func (l *lane) catchUp(now time.Time) {
+	if len(l.backlog.ahead) == 0 || now.Sub(l.askedAt) < patience {
+		return
+	}
+	l.askedAt = now
+	if more, err := l.queue.LogHolds(l.work, l.site, l.app.ID, l.last+1, l.parkedTo); err == nil && !more {
+		l.backlog.read(math.MaxUint64)
+	}
 }
 
 // forget drops what had to be remembered of sequences that the log has left behind.

@@ -49,6 +49,8 @@ var mutants = []mutant{
 		"case r.size == 1 || r.suspects == r.size:", "case r.size == 1 || r.suspects == r.size || r.again:"},
 	{"a part is given up for what the whole was refused for", "two records, one poisoned", "flight.go",
 		"why: old.why, again: true", "why: old.why, last: old.last, again: true"},
+	{"nothing is ever given up", "poison alone", "plan.go",
+		"if r.settled {", "if false {"},
 	{"given up by a read from before the end of the window", "poison alone", "course.go",
 		"read.Sub(p.doubt) >= window,", "read.Sub(p.doubt) >= window-time.Minute,"},
 	{"what another owner sent is not in doubt", "poison alone", "flight.go",

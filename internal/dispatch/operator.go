@@ -89,6 +89,8 @@ type ResolveRequest struct {
 	By      string           `json:"by,omitempty"`
 	Reason  string           `json:"reason"`
 	Wait    time.Duration    `json:"wait"` // nanoseconds; how long the operator waits while a copy is out
+	// Held is Until of the ResolveHeld after which the operator looked at the records; zero = nobody told him yet.
+	Held time.Time `json:"held,omitzero"`
 }
 
 // ResolveAnswer is the answer to it.
@@ -96,7 +98,7 @@ type ResolveAnswer struct {
 	V     int          `json:"v"`
 	State ResolveState `json:"state"`
 	Text  string       `json:"text,omitempty"` // why it was not done
-	Until time.Time    `json:"until,omitzero"` // with ResolveHeld: until when the request is not sent again
+	Until time.Time    `json:"until,omitzero"` // with ResolveHeld: until when the request is not sent again, and what to ask with
 	Jobs  []string     `json:"jobs,omitempty"` // what was resolved
 }
 
@@ -107,13 +109,14 @@ const (
 	ResolveDone     ResolveState = "resolved"
 	ResolveBusy     ResolveState = "busy"      // a copy is out and was not answered in time; nothing was done
 	ResolveEnded    ResolveState = "ended"     // it stands in no slot any more; nothing was done
-	ResolveHeld     ResolveState = "held"      // from now on it is held for a while: he may look, and ask again
+	ResolveHeld     ResolveState = "held"      // it is held for a while: he may look now, and ask again
 	ResolveUnserved ResolveState = "not_ready" // the app's lane has not taken over yet; nothing was done
 )
 
 // heldForLook is how long a request is not sent again, for a person to look at its records in peace. That it was run
 // stays true whatever is sent; that it was not is only true of what was sent before he looked. So the latter is believed
-// of a request that was held when he looked.
+// of a request that was held when he looked, and only of who was told so before he looked: that it is held because somebody
+// else has asked says nothing about when this one looked.
 const heldForLook = 10 * time.Minute
 
 // errand is something that an operator asks of a lane. The lane's goroutine does it between two steps of its own.
@@ -286,9 +289,11 @@ func (l *lane) settleByHand(f *flight, ask ResolveRequest, now time.Time) (Resol
 	if i < 0 {
 		return ResolveAnswer{State: ResolveEnded, Text: fmt.Sprintf("job %s is not in this request any more", ask.Job)}, nil
 	}
-	if ask.How != queue.ResolveApplied && !f.held.After(now) {
-		f.held = now.Add(heldForLook)
-		l.tell(Event{Kind: EventOperator, Request: f.id, Until: f.held, Detail: "held, for " + queue.Signed(ask.By, ask.Reason)})
+	if held := f.held.After(now); ask.How != queue.ResolveApplied && !(held && f.held.Equal(ask.Held)) {
+		if !held {
+			f.held = now.Add(heldForLook)
+			l.tell(Event{Kind: EventOperator, Request: f.id, Until: f.held, Detail: "held, for " + queue.Signed(ask.By, ask.Reason)})
+		}
 		return ResolveAnswer{State: ResolveHeld, Until: f.held, Text: "it may have been sent since you looked at its records"}, nil
 	}
 

@@ -42,11 +42,17 @@ func (w *world) hanging() FlightStatus {
 	return s.Flights[0]
 }
 
-// resolve says what became of a request.
+// resolve says what became of a request, as somebody who has not been told that it is held.
 func (w *world) resolve(f FlightStatus, how queue.Resolution, job string) ResolveAnswer {
 	w.t.Helper()
+	return w.resolveHeld(f, how, job, time.Time{})
+}
+
+// resolveHeld says what became of a request, as somebody who was told until when it is held, and looked then.
+func (w *world) resolveHeld(f FlightStatus, how queue.Resolution, job string, held time.Time) ResolveAnswer {
+	w.t.Helper()
 	return ask[ResolveAnswer](w, "inflight-resolve", ResolveRequest{V: 1, App: f.App, Request: f.Request, Job: job, How: how,
-		By: "ito", Reason: "seen in the history", Wait: 3 * time.Minute})
+		By: "ito", Reason: "seen in the history", Wait: 3 * time.Minute, Held: held})
 }
 
 // resolveForSure lets the request be held first, as an operator has to.
@@ -58,7 +64,7 @@ func (w *world) resolveForSure(how queue.Resolution, job string) ResolveAnswer {
 		if a.State != ResolveHeld {
 			w.t.Fatalf("%s at first: %+v, want that it is held", how, a)
 		}
-		a = w.resolve(f, how, job)
+		a = w.resolveHeld(f, how, job, a.Until)
 	}
 	if a.State != ResolveDone {
 		w.t.Fatalf("%s: %+v", how, a)
@@ -217,8 +223,8 @@ func TestACopyThatLeftAfterTheLookIsNotResolved(t *testing.T) {
 		if w.calls() == sent {
 			w.t.Error("it does not go on by itself")
 		}
-		if a := w.resolve(f, queue.ResolveRetry, ""); a.State != ResolveHeld {
-			w.t.Errorf("when it had gone on: %+v, want that it is held once more", a)
+		if again := w.resolveHeld(f, queue.ResolveRetry, "", a.Until); again.State != ResolveHeld || time.Until(again.Until) < 9*time.Minute {
+			w.t.Errorf("when it had gone on: %+v, want that it is held once more", again)
 		}
 		// That it was carried out stays true whatever left later.
 		if a := w.resolve(f, queue.ResolveApplied, ""); a.State != ResolveDone {
@@ -232,6 +238,51 @@ func TestACopyThatLeftAfterTheLookIsNotResolved(t *testing.T) {
 			w.t.Errorf("outcomes %v", n)
 		}
 	})
+}
+
+// A hold is of use to who was told of it and looked then. What another has seen before counts no more because of it, and the
+// questions of many do not prolong it.
+func TestAHoldIsOnlyOfUseToWhoWasToldOfIt(t *testing.T) {
+	for _, how := range []queue.Resolution{queue.ResolveRetry, queue.ResolveNotApplied} {
+		t.Run(string(how), func(t *testing.T) {
+			inWorld(t, 1, func(w *world) {
+				w.loses(1, false)
+				w.publish(job(1, "Start"))
+				wk := w.start("one")
+				time.Sleep(10 * time.Minute)
+				f := w.hanging()
+				first := w.resolve(f, how, "")
+				if first.State != ResolveHeld {
+					w.t.Fatalf("the first is told %+v, want that it is held", first)
+				}
+				time.Sleep(4 * time.Minute)
+				sent := w.calls()
+				var second ResolveAnswer
+				for name, held := range map[string]time.Time{"nothing": {}, "a time of his own": first.Until.Add(-time.Nanosecond), "a later time": first.Until.Add(time.Hour)} {
+					second = w.resolveHeld(f, how, "", held)
+					if second.State != ResolveHeld || !second.Until.Equal(first.Until) || len(second.Jobs) != 0 {
+						w.t.Errorf("another, who was told %s, is told %+v, want that it is held until %v", name, second, first.Until)
+					}
+				}
+				if f := w.hanging(); f.Doing != DoingHold || !f.Until.Equal(first.Until) {
+					w.t.Errorf("it is shown as %+v", f)
+				}
+				if n := w.told(EventOperator, ""); n != 1 {
+					w.t.Errorf("%d holds were told of, want 1", n)
+				}
+				if a := w.resolveHeld(f, how, "", second.Until); a.State != ResolveDone || w.calls() != sent {
+					w.t.Errorf("when he had looked: %+v after %d more copies, want it resolved after none", a, w.calls()-sent)
+				}
+				w.strike(nil)
+				time.Sleep(5 * time.Minute)
+				w.end(wk)
+				want := map[queue.Resolution]queue.Outcome{queue.ResolveRetry: queue.Applied, queue.ResolveNotApplied: queue.Dead}[how]
+				if n := count(w.results()); n[want] != 1 {
+					w.t.Errorf("outcomes %v, want one %s", n, want)
+				}
+			})
+		})
+	}
 }
 
 // While a copy is out nothing is decided: its answer may tell more than anybody has seen.

@@ -75,7 +75,7 @@ type Turns struct {
 // yield is how long the owner of that rank lets others go first: not so long that a takeover takes more than 20 s.
 func (t *Turns) yield(rank int32) time.Duration {
 	const turn = 500 * time.Millisecond
-	return min(time.Duration(max(rank, t.owned.Load())), 5)*turn + rand.N(turn/2)
+	return min(time.Duration(max(rank, t.owned.Load())), 2)*turn + rand.N(turn/2)
 }
 
 // An Owner serves one site whenever it holds the site's lease, and stands by otherwise.
@@ -288,6 +288,7 @@ func (o *Owner) newLane(app int64, epoch uint64) *lane {
 		client: o.cfg.Client, gate: o.cfg.Gate, queue: o.cfg.Queue, observe: o.cfg.Observe,
 		answers:  make(chan answer),
 		asked:    make(chan *errand),
+		broken:   make(chan error, 1),
 		backlog:  newBacklog(),
 		ended:    make(map[uint64]struct{}),
 		badUsers: make(map[string]time.Time),

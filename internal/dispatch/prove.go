@@ -20,11 +20,14 @@ func (l *lane) investigate(f *flight) {
 		m      = l.mark
 		fields = l.fields
 		q      = &inquiry{
-			members: p.members, settings: f.settings,
+			members: slices.Clone(p.members), settings: f.settings,
 			stale:    p.last.charge == chargeJobs && p.last.user == "" && p.last.reason != ReasonRevisionConflict && time.Since(l.readAt) > 10*time.Second,
 			evidence: evidence{us: l.us, mark: m.kind, doubt: p.inDoubt(), dedicated: !l.cfg.Shared},
 		}
 	)
+	for i := range q.members {
+		q.members[i].Step = min(q.members[i].Step, l.step) // it may have been learned since they were planned
+	}
 	ids := make([]int64, 0, len(p.members)+1)
 	for _, m := range p.members {
 		ids = append(ids, m.Record)

@@ -198,7 +198,7 @@ func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 		if t.pin != nil && t.pin.Modifier != "" && t.pin.Modifier != l.us && l.mark.kind == markUnseen {
 			l.mark.record, l.mark.revision = m.Record, r
 		}
-		if step := int(r - m.Pin); step > 0 && step < l.step && m.Step == revisionStep {
+		if step := int(r - m.Pin); step > 0 && m.Step == revisionStep && (step < l.step || step == l.step && l.stepLost) {
 			if err := l.learnStep(step); err != nil {
 				l.tell(Event{Kind: EventTrouble, Detail: err.Error()})
 			}
@@ -226,13 +226,15 @@ func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 // learnStep remembers that an action raised a revision by less than it is said to. What is proved by counting steps
 // counts with the smallest from then on.
 func (l *lane) learnStep(step int) error {
-	l.step = step
+	l.step, l.stepLost = step, true
 	facts, err := l.queue.Facts(l.work, l.site, l.app.ID)
 	if err != nil && !errors.Is(err, queue.ErrGone) {
 		return err
 	}
 	facts.Step = step
-	return l.queue.PutFacts(l.work, l.site, l.app.ID, facts)
+	err = l.queue.PutFacts(l.work, l.site, l.app.ID, facts)
+	l.stepLost = err != nil
+	return err
 }
 
 // conclude settles the members that leave a flight and goes on with the rest of it. Those that start afresh get the pins

@@ -33,7 +33,8 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		Parked: func(p queue.Waiting) { parked = append(parked, p) },
 		Ended: func(r queue.End) {
 			l.pass(r.Seq)
-			if r.Outcome != queue.Duplicate && !isNumbered(r.Job, r.Seq) {
+			// The id of a job that died of id_reused is another job's, which may be open yet.
+			if r.Outcome != queue.Duplicate && r.Reason != ReasonIDReused && !isNumbered(r.Job, r.Seq) {
 				l.known.remember(r.Job, r.Record)
 			}
 		},
@@ -43,7 +44,10 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		return nil, nil, fmt.Errorf("app %d: load the ledger: %w", l.app.ID, err)
 	}
 
-	if first != nil {
+	for _, p := range parked {
+		l.parkedTo = max(l.parkedTo, p.Seq)
+	}
+	if l.parkedTo > 0 {
 		l.backlog.readTo = 0 // until its jobs are known, nothing that is parked may come before them
 	}
 	if err := l.inheritSlots(ctx, slots, parked); err != nil {
@@ -74,16 +78,19 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 			}
 			next, err := log.Next(ctx)
 			if err != nil {
-				return // only the end of ctx ends the reading
+				l.cut(ctx, fmt.Errorf("read the log: %w", err))
+				return
 			}
 			e = &next
 		}
 	})
 	retried := make(chan queue.Parked)
 	l.wg.Go(func() {
+		defer ledger.Close()
 		for {
 			p, err := ledger.Retried(ctx)
 			if err != nil {
+				l.cut(ctx, err)
 				return
 			}
 			select {
@@ -94,6 +101,18 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		}
 	})
 	return entries, retried, nil
+}
+
+// cut says that a reader has ended although nobody asked it to: a stream that is said not to be there, a form that only a
+// newer worker reads. The site is given up, and begun again.
+func (l *lane) cut(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	select {
+	case l.broken <- err:
+	default: // there is one already
+	}
 }
 
 // peek reads the first entry of the log, if there is one, and finds from where on the log has to be looked at for jobs
@@ -182,10 +201,14 @@ func (l *lane) recall(ctx context.Context, m queue.Member) (*task, error) {
 		var e queue.Entry
 		err := l.insist(ctx, func() (err error) { e, err = l.queue.LogEntry(ctx, m.Seq); return err })
 		if err == nil {
-			if j, err := queue.DecodeJob(e.Data, l.site, l.app.ID); err == nil {
+			j, err := queue.DecodeJob(e.Data, l.site, l.app.ID)
+			switch {
+			case err == nil:
 				j.ID = m.Job
 				t.job = &j
 				return t, nil
+			case errors.Is(err, queue.ErrNewerVersion):
+				return nil, err
 			}
 		} else if !errors.Is(err, queue.ErrGone) {
 			return nil, err

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,6 +22,7 @@ type line struct {
 	mu     sync.Mutex // guards the rest, and what the connections hold
 	frozen bool
 	cut    bool
+	garble [2][]byte // what the worker sends instead of what; of the same length
 	conns  []*lineConn
 	wg     sync.WaitGroup // those who drain connections that were hung up
 }
@@ -43,6 +45,23 @@ func (l *line) connect() (net.Conn, error) {
 	defer l.mu.Unlock()
 	l.conns = append(l.conns, c)
 	return c, nil
+}
+
+// misdirect makes the worker ask for one thing instead of another; "" ends it. Both names have the same length.
+func (l *line) misdirect(from, to string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.garble = [2][]byte{[]byte(from), []byte(to)}
+}
+
+// drop ends every connection; the next ones are as good as before.
+func (l *line) drop() {
+	l.mu.Lock()
+	conns := slices.Clone(l.conns)
+	l.mu.Unlock()
+	for _, c := range conns {
+		c.Conn.Close()
+	}
 }
 
 func (l *line) freeze() {
@@ -114,7 +133,11 @@ func (c *lineConn) Write(p []byte) (int, error) {
 		c.line.mu.Unlock()
 		return len(p), nil
 	}
+	garble := c.line.garble
 	c.line.mu.Unlock()
+	if len(garble[0]) > 0 {
+		return c.Conn.Write(bytes.ReplaceAll(p, garble[0], garble[1]))
+	}
 	return c.Conn.Write(p)
 }
 

@@ -36,6 +36,7 @@ type End struct {
 	Job     string
 	Record  int64
 	Outcome Outcome
+	Reason  string
 }
 
 // Load puts a barrier into the ledger and reads up to it what is parked and what has ended. A replica that lags has no
@@ -153,6 +154,22 @@ func (q *Queue) LogOf(ctx context.Context, site string, app int64) (count, last 
 	return 0, 0, fmt.Errorf("app %d: look into the log: %w", app, q.unanswered(ctx, q.logName(), err))
 }
 
+// LogHolds reports whether the log holds a job of an app between two places, both of them included. It is an error, and no
+// answer, if whoever answers has not heard of the last of them yet, as a leader may not that has been voted out.
+func (q *Queue) LogHolds(ctx context.Context, site string, app int64, from, to uint64) (bool, error) {
+	m, err := q.get(ctx, q.logName(), map[string]any{"seq": from, "next_by_subj": jobsSubject(q.prefix, site, app)})
+	if err == nil && m.Seq == 0 {
+		var last uint64
+		if _, last, err = q.LogOf(ctx, site, app); err == nil && last < to {
+			err = fmt.Errorf("%w: the log is said to end at %d", ErrUnreachable, last)
+		}
+	}
+	if err != nil {
+		return false, fmt.Errorf("app %d: look into the log: %w", app, err)
+	}
+	return m.Seq != 0 && m.Seq <= to, nil
+}
+
 // barrier writes the audit note of a takeover and gives its place.
 func (l *Ledger) barrier(ctx context.Context) (uint64, error) {
 	for attempt := 0; ; attempt++ {
@@ -188,13 +205,13 @@ func decodeEnds(ends []End, m stored) ([]End, error) {
 		return ends, err
 	}
 	for _, r := range s.Results {
-		ends = append(ends, End{Seq: r.Seq, Job: r.Job, Record: r.Record, Outcome: r.Outcome})
+		ends = append(ends, End{Seq: r.Seq, Job: r.Job, Record: r.Record, Outcome: r.Outcome, Reason: r.Reason})
 	}
 	return ends, nil
 }
 
-// shapeOfEnds reports false for whatever storedResults and Result do not write in the order of their fields. What stands
-// behind the outcome is not looked at.
+// shapeOfEnds reports false for whatever storedResults and Result do not write in the order of their fields. It goes through
+// every member, so that none that it reads can stand in a result once more, or in another place.
 func shapeOfEnds(ends []End, data []byte) ([]End, bool) {
 	s := shape{data: data}
 	s.want(`{"v":1`)
@@ -216,7 +233,21 @@ func shapeOfEnds(ends []End, data []byte) ([]End, bool) {
 		}
 		s.want(`,"outcome":`)
 		end.Outcome = knownOutcome(s.text())
-		s.leave()
+		if s.has(`,"revision":`) {
+			s.number()
+		}
+		if s.has(`,"reason":`) {
+			end.Reason = string(s.text())
+		}
+		for _, unread := range [...]string{`,"code":`, `,"message":`, `,"ref":`, `,"at":`} {
+			if s.has(unread) {
+				s.data = s.data[s.quoted():]
+			}
+		}
+		if s.has(`,"attempts":[`) {
+			s.leave()
+		}
+		s.want(`}`)
 		ends = append(ends, end)
 		if more = s.has(`,`); !more {
 			s.want(`]`)
@@ -320,7 +351,7 @@ func (s *shape) quoted() int {
 	}
 }
 
-// leave takes the rest of an object.
+// leave takes the rest of an array or an object.
 func (s *shape) leave() {
 	for depth := 1; !s.failed; {
 		if len(s.data) == 0 {

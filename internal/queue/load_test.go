@@ -36,12 +36,12 @@ func end(tb testing.TB, l *queue.Ledger, n, each int) {
 func ended(results []queue.Result) []queue.End {
 	var ends []queue.End
 	for _, r := range results {
-		ends = append(ends, queue.End{Seq: r.Seq, Job: r.Job, Record: r.Record, Outcome: r.Outcome})
+		ends = append(ends, queue.End{Seq: r.Seq, Job: r.Job, Record: r.Record, Outcome: r.Outcome, Reason: r.Reason})
 	}
 	return ends
 }
 
-// A member of Result that is added in front of the outcome would make every start ten times slower, and nothing else.
+// A member of Result that shapeOfEnds does not know would make every start ten times slower, and nothing else.
 func TestResultsAreReadByTheirShape(t *testing.T) {
 	full := queue.Result{
 		Seq: 1<<53 + 1, Job: "j1", Record: 999_999_999_999_999_999, Outcome: queue.Dead, Revision: 14, Reason: "refused", Code: "GAIA_X",
@@ -58,6 +58,7 @@ func TestResultsAreReadByTheirShape(t *testing.T) {
 		"no member":     {{}},
 		"no result":     {},
 		"every outcome": {{Outcome: queue.Applied}, {Outcome: queue.Already}, {Outcome: queue.Unknown}, {Outcome: queue.Cancelled}, {Outcome: queue.Duplicate}, {Outcome: "new"}},
+		"some members":  {{Reason: `"odd", {[ 待`}, {Revision: 3, Message: "m"}, {Code: "c", Reason: "r"}, {Attempts: []queue.Attempt{{}}}, {Reason: "r"}},
 		"odd names":     {{Job: `a"b`}, {Job: `\`}, {Job: `\"`}, {Job: "請求-1"}, {Job: "<&>"}, {Job: "\u2028"}, {Job: "a\xffb"}},
 	} {
 		for _, request := range []string{"", "r1"} {
@@ -86,6 +87,17 @@ func TestResultsAreReadByTheirShape(t *testing.T) {
 
 func TestResultsOfAnotherShapeAreReadAllTheSame(t *testing.T) {
 	want := []queue.End{{Seq: 7, Job: "j", Record: 8, Outcome: queue.Applied}}
+	reused := []queue.End{{Seq: 7, Job: "j", Record: 8, Outcome: queue.Dead, Reason: "id_reused"}}
+	for _, behind := range []string{
+		`"reason":"id_reused","revision":3`, `"code":"c","reason":"id_reused"`, `"new":{},"reason":"id_reused"`, `"at":"2026-11-22T05:31:30Z","reason":"id_reused"`,
+		`"attempts":[{"reason":"busy"}],"reason":"id_reused"`, `"reason":"busy","reason":"id_reused"`, `"Reason":"id_reused"`, `"reason" : "id_reused"`,
+		`"revision":-3,"reason":"id_reused"`, `"reason":"id_reused","attempts":null`, `"reason":"id_reused","new":1`,
+	} {
+		data := `{"v":1,"results":[{"seq":7,"job":"j","record":8,"outcome":"dead",` + behind + `}]}`
+		if ends, quick, err := queue.DecodeEnds([]byte(data)); quick || err != nil || !slices.Equal(ends, reused) {
+			t.Errorf("%s: read by its shape %t, as %+v, error %v", data, quick, ends, err)
+		}
+	}
 	for data, ok := range map[string]bool{
 		`{"results":[{"outcome":"applied","record":8,"job":"j","seq":7}],"v":1}`:               true,
 		`{ "v": 1, "results": [ { "seq": 7, "job": "j", "record": 8, "outcome": "applied" }]}`: true,
@@ -110,11 +122,11 @@ func TestResultsOfAnotherShapeAreReadAllTheSame(t *testing.T) {
 }
 
 func FuzzEnds(f *testing.F) {
-	f.Add(uint64(7), "j", int64(8), "applied", "a message", "r1", []byte(`{"v":1,"results":[{"seq":1,"job":"`))
-	f.Add(uint64(1e18), `\"`, int64(-1), "", `}]}`, "", []byte(`{"v":1,"results":[{"seq":1,"job":"a","outcome":"b","at":["\"`))
-	f.Fuzz(func(t *testing.T, seq uint64, job string, record int64, outcome, message, ref string, raw []byte) {
+	f.Add(uint64(7), "j", int64(8), "applied", int64(14), "id_reused", "a message", "r1", []byte(`{"v":1,"results":[{"seq":1,"job":"`))
+	f.Add(uint64(1e18), `\"`, int64(-1), "", int64(-1), `"`, `}]}`, "", []byte(`{"v":1,"results":[{"seq":1,"job":"a","outcome":"b","at":["\"`))
+	f.Fuzz(func(t *testing.T, seq uint64, job string, record int64, outcome string, revision int64, reason, message, ref string, raw []byte) {
 		_, _, _ = queue.DecodeEnds(raw) // whatever it is, this comes back
-		results := []queue.Result{{Seq: seq, Job: job, Record: record, Outcome: queue.Outcome(outcome), Message: message, Ref: ref}, {Seq: 2, Job: "after"}}
+		results := []queue.Result{{Seq: seq, Job: job, Record: record, Outcome: queue.Outcome(outcome), Revision: revision, Reason: reason, Message: message, Ref: ref}, {Seq: 2, Job: "after"}}
 		data, err := queue.EncodeResults("r", "c", results)
 		if err != nil {
 			t.Fatal(err)
@@ -123,15 +135,14 @@ func FuzzEnds(f *testing.F) {
 		if err != nil {
 			t.Fatalf("%s: %v", data, err)
 		}
-		if want := seq < 1e18 && record >= 0 && record < 1e18; quick != want {
+		if want := seq < 1e18 && record >= 0 && record < 1e18 && revision >= 0 && revision < 1e18; quick != want {
 			t.Errorf("%s: read by its shape %t, want %t", data, quick, want)
 		}
 		want := ended(results)
-		want[0].Job, want[0].Outcome = strings.ToValidUTF8(job, ""), queue.Outcome(strings.ToValidUTF8(outcome, ""))
-		ends[0].Job = strings.ReplaceAll(ends[0].Job, "\ufffd", "")
-		want[0].Job = strings.ReplaceAll(want[0].Job, "\ufffd", "")
-		ends[0].Outcome = queue.Outcome(strings.ReplaceAll(string(ends[0].Outcome), "\ufffd", ""))
-		want[0].Outcome = queue.Outcome(strings.ReplaceAll(string(want[0].Outcome), "\ufffd", ""))
+		plain := func(text string) string { return strings.ReplaceAll(strings.ToValidUTF8(text, ""), "\ufffd", "") }
+		for _, e := range []*queue.End{&want[0], &ends[0]} {
+			e.Job, e.Outcome, e.Reason = plain(e.Job), queue.Outcome(plain(string(e.Outcome))), plain(e.Reason)
+		}
 		if !slices.Equal(ends, want) {
 			t.Errorf("%s: read %+v, want %+v", data, ends, want)
 		}

@@ -222,6 +222,10 @@ func (r *reader) next(ctx context.Context) (delivered, error) {
 		}
 		if meta.Sequence.Consumer != r.serial+1 || meta.Sequence.Stream < r.from {
 			r.abandon()
+			if !pause(ctx, attempt) {
+				return delivered{}, context.Cause(ctx)
+			}
+			attempt++
 			continue
 		}
 		r.serial, r.from = meta.Sequence.Consumer, meta.Sequence.Stream+1

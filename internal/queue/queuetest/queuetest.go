@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server/ats"
 
@@ -68,7 +69,10 @@ func start(t testing.TB, dir, sync string) *Server {
 	if err != nil {
 		t.Fatalf("start a queue: %v", err)
 	}
-	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		s.Close()
+		time.Sleep(20 * time.Millisecond) // a file that was written to just before is flushed by a goroutine that nobody waits for
+	})
 	return &Server{s}
 }
 
