@@ -14,11 +14,11 @@ import (
 )
 
 // Parked jobs cost storage, and a worker no more than 100 MB for 200,000 of them; they survive takeovers, and run when
-// their time has come, each once, in order per record. Unless STATUSQ_MEASURE is set a tenth of them has to do.
+// their time has come, each once, in order per record. Unless STATUSQ_MEASURE is set a twentieth of them has to do.
 //
 //	STATUSQ_MEASURE=1 go test -run ManyParked -v ./internal/dispatch
 func TestManyParkedJobsCostLittleAndRunInOrder(t *testing.T) {
-	n := 20_000
+	n := 10_000
 	if os.Getenv("STATUSQ_MEASURE") != "" {
 		n = 200_000
 	}
