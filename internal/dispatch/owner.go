@@ -72,16 +72,23 @@ type Turns struct {
 	owned  atomic.Int32 // sites
 }
 
-// yield is how long the owner of that rank lets others go first: not so long that a takeover takes more than 20 s.
-func (t *Turns) yield(rank int32) time.Duration {
+// stagger is how long the owner of that rank waits when its process begins, so that the sites are not all taken at once.
+func (t *Turns) stagger(rank int32) time.Duration {
+	return time.Duration(min(rank, 5)) * 300 * time.Millisecond
+}
+
+// yield is how long an owner lets others go first: not so long that a takeover takes more than 20 s.
+func (t *Turns) yield() time.Duration {
 	const turn = 500 * time.Millisecond
-	return min(time.Duration(max(rank, t.owned.Load())), 2)*turn + rand.N(turn/2)
+	return time.Duration(min(t.owned.Load(), 2))*turn + rand.N(turn/2)
 }
 
 // An Owner serves one site whenever it holds the site's lease, and stands by otherwise.
 type Owner struct {
 	cfg  Config
 	rank int32 // among the owners of its process
+
+	staggered bool // owned by Run
 
 	mu    sync.Mutex // guards what follows
 	epoch uint64     // 0 while standing by
@@ -150,7 +157,13 @@ func (o *Owner) acquire(ctx context.Context) (*queue.Lease, error) {
 	if o.cfg.Turns == nil {
 		return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, nil)
 	}
-	return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, func() time.Duration { return o.cfg.Turns.yield(o.rank) })
+	if !o.staggered {
+		o.staggered = true
+		if err := sleep(ctx, o.cfg.Turns.stagger(o.rank)); err != nil {
+			return nil, err
+		}
+	}
+	return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, o.cfg.Turns.yield)
 }
 
 // serve runs the site's lanes while the lease holds.
