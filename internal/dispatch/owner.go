@@ -72,11 +72,6 @@ type Turns struct {
 	owned  atomic.Int32 // sites
 }
 
-// stagger is how long the owner of that rank waits when its process begins, so that the sites are not all taken at once.
-func (t *Turns) stagger(rank int32) time.Duration {
-	return time.Duration(min(rank, 5)) * 300 * time.Millisecond
-}
-
 // yield is how long an owner lets others go first: not so long that a takeover takes more than 20 s.
 func (t *Turns) yield() time.Duration {
 	const turn = 500 * time.Millisecond
@@ -158,8 +153,9 @@ func (o *Owner) acquire(ctx context.Context) (*queue.Lease, error) {
 		return o.cfg.Queue.Acquire(ctx, o.cfg.Site, o.cfg.Name, nil)
 	}
 	if !o.staggered {
+		// When a process begins, its owners do not reach for all sites at once.
 		o.staggered = true
-		if err := sleep(ctx, o.cfg.Turns.stagger(o.rank)); err != nil {
+		if err := sleep(ctx, time.Duration(min(o.rank, 5))*300*time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
