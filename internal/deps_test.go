@@ -33,7 +33,7 @@ var layers = []layer{
 		"the contract with those who publish jobs depends on nobody"},
 	{"internal/failpoint", nil, nil,
 		"a place where a test may kill a program knows nothing of the program"},
-	{"internal/kintone", []string{"internal/failpoint"}, []string{"internal/kintone/simulator"},
+	{"internal/kintone", []string{"internal/failpoint"}, []string{"schema", "internal/kintone/simulator"},
 		"what kintone accepts and refuses is the same with and without a queue"},
 	{"internal/kintone/simulator", nil, nil,
 		"the oracle shares no code with the client that it examines, or one misunderstanding sits on both sides"},

@@ -27,6 +27,7 @@ type Campaign struct {
 	Finished    time.Time         `json:"finished,omitzero"`  // of publishing
 	Cancelled   time.Time         `json:"cancelled,omitzero"` // jobs not yet sent are not to be sent
 	CancelledBy string            `json:"cancelledBy,omitempty"`
+	MaxDead     *int              `json:"maxDead,omitempty"` // more dead than this cancel the rest; nil = any number
 	Options     map[string]string `json:"options,omitempty"`
 }
 
@@ -124,6 +125,7 @@ type Pause struct {
 // Facts is what was learned about an app.
 type Facts struct {
 	AppName     string    `json:"appName,omitempty"`
+	Domain      string    `json:"domain,omitempty"`      // of a site: the host that its owner reaches kintone at
 	StatusField string    `json:"statusField,omitempty"` // its field code
 	Step        int       `json:"step,omitempty"`        // by how much one action raises the revision; 0 = not known
 	Learned     time.Time `json:"learned,omitzero"`

@@ -130,7 +130,7 @@ func (q *Queue) addResolved(b *batch, d DeadLetter, how Resolution, said string)
 	}
 	result := Result{
 		Seq: d.Seq, Job: d.Job.ID, Record: d.Job.Record, Outcome: outcome, Reason: reason, Message: said, Ref: d.Job.Ref,
-		At: time.Now().UTC(), Attempts: d.Attempts,
+		Parent: d.Parent, At: time.Now().UTC(), Attempts: d.Attempts,
 	}
 	b.add(resultsSubject(q.prefix, d.Site, d.App, d.Job.Campaign, request+"-"+NewID()), // replaces no other results
 		storedResults{V: 1, Request: request, Campaign: d.Job.Campaign, Results: []Result{result}},
@@ -158,7 +158,7 @@ func (q *Queue) revive(ctx context.Context, d DeadLetter, note Audit) error {
 	attempts = append(attempts, Attempt{At: time.Now().UTC(), Reason: ReasonRetried, Message: Signed(note.By, note.Reason)})
 	failpoint.Hit("retry.sending")
 	err = q.remove(ctx, d, note, func(b *batch) {
-		b.add(subject, Parked{V: 1, Job: d.Job, Seq: d.Seq, Due: time.Now(), Reason: ReasonRetried, Attempts: attempts})
+		b.add(subject, Parked{V: 1, Job: d.Job, Seq: d.Seq, Due: time.Now(), Reason: ReasonRetried, Attempts: attempts, Parent: d.Parent})
 	})
 	if err == nil {
 		failpoint.Hit("retry.stored")

@@ -73,6 +73,9 @@ const (
 	Unknown   Outcome = "unknown"   // nobody can tell but a person
 	Cancelled Outcome = "cancelled" // taken back before it was sent
 	Duplicate Outcome = "duplicate" // a job of this id had ended before
+	// Matched is the end of a job with a key and match "all": it became one job for each record that the key found. How
+	// those end stands with them; their results name it as Parent.
+	Matched Outcome = "matched"
 )
 
 // Result is the end of a job.
@@ -86,7 +89,9 @@ type Result struct {
 	Code     string    `json:"code,omitempty"`     // kintone's
 	Message  string    `json:"message,omitempty"`  // kintone's, or an operator's
 	Ref      string    `json:"ref,omitempty"`
-	Campaign string    `json:"-"` // in the ledger it stands once for many results, as do the next three
+	Parent   string    `json:"parent,omitempty"`  // the job that this one was made of, when its key found the record
+	Matches  int       `json:"matches,omitempty"` // of one that ended as Matched: how many jobs were made of it
+	Campaign string    `json:"-"`                 // in the ledger it stands once for many results, as do the next three
 	At       time.Time `json:"at"`
 	Attempts []Attempt `json:"attempts,omitempty"` // the tries before this end, oldest first
 
@@ -121,7 +126,11 @@ type Parked struct {
 	Behind   bool      `json:"behind,omitempty"` // it waits for an earlier job of its record
 	Reason   string    `json:"reason,omitempty"`
 	Attempts []Attempt `json:"attempts,omitempty"`
-	Epoch    uint64    `json:"epoch,omitempty"` // of the owner that parked it; 0 = an operator did, by RetryDead
+	Epoch    uint64    `json:"epoch,omitempty"`  // of the owner that parked it; 0 = an operator did, by RetryDead
+	Parent   string    `json:"parent,omitempty"` // the job that it was made of, when a key found its record
+	// Of a job whose key matches so many records that they are made into jobs page by page: how many so far, and the last.
+	Matches int   `json:"matches,omitempty"`
+	After   int64 `json:"after,omitempty"`
 
 	At uint64 `json:"-"` // its place in the ledger
 }
@@ -151,6 +160,7 @@ type DeadLetter struct {
 	Attempts []Attempt `json:"attempts,omitempty"`
 	Evidence *Evidence `json:"evidence,omitempty"`
 	Died     time.Time `json:"died"`
+	Parent   string    `json:"parent,omitempty"` // the job that it was made of, when a key found its record
 
 	At      uint64 `json:"-"` // its place in the ledger
 	subject string // where it was read; the job may be edited afterwards

@@ -239,10 +239,16 @@ func shapeOfEnds(ends []End, data []byte) ([]End, bool) {
 		if s.has(`,"reason":`) {
 			end.Reason = string(s.text())
 		}
-		for _, unread := range [...]string{`,"code":`, `,"message":`, `,"ref":`, `,"at":`} {
+		for _, unread := range [...]string{`,"code":`, `,"message":`, `,"ref":`, `,"parent":`} {
 			if s.has(unread) {
 				s.data = s.data[s.quoted():]
 			}
+		}
+		if s.has(`,"matches":`) {
+			s.number()
+		}
+		if s.has(`,"at":`) {
+			s.data = s.data[s.quoted():]
 		}
 		if s.has(`,"attempts":[`) {
 			s.leave()
