@@ -23,6 +23,9 @@ import (
 //	                                    requests or that time, whichever comes first
 //	DELETE /faults                      no faults any more
 //	POST   /edit                        {"app":5,"record":1001,"user":"sato"}: Edit
+//	GET    /settings?app=5              SettingsState
+//	POST   /pend                        {"app":5,"user":"sato"}: Pend, with something other than the process settings
+//	POST   /deploys                     {"takes":"5s","ends":"FAIL"}: SetDeploy
 //	POST   /flush                       Flush
 //
 // It is meant for a loopback address: nobody is asked who he is. Mistakes are answered with {"error":"…"}.
@@ -38,6 +41,9 @@ func (k *Kintone) Admin() http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST /edit", k.adminEdit)
+	mux.HandleFunc("GET /settings", k.adminSettings)
+	mux.HandleFunc("POST /pend", k.adminPend)
+	mux.HandleFunc("POST /deploys", k.adminDeploys)
 	mux.HandleFunc("POST /flush", func(w http.ResponseWriter, _ *http.Request) {
 		k.Flush()
 		w.WriteHeader(http.StatusNoContent)
@@ -175,6 +181,54 @@ func (k *Kintone) adminEdit(w http.ResponseWriter, r *http.Request) {
 		complain(w, http.StatusNotFound, err)
 		return
 	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (k *Kintone) adminSettings(w http.ResponseWriter, r *http.Request) {
+	app, err := parameter(r, "app")
+	if err != nil {
+		complain(w, http.StatusBadRequest, err)
+		return
+	}
+	s, err := k.Settings(app)
+	if err != nil {
+		complain(w, http.StatusNotFound, err)
+		return
+	}
+	reply(w, http.StatusOK, s)
+}
+
+func (k *Kintone) adminPend(w http.ResponseWriter, r *http.Request) {
+	var order struct {
+		App  int64  `json:"app"`
+		User string `json:"user"`
+	}
+	if err := accept(r, &order); err != nil {
+		complain(w, http.StatusBadRequest, err)
+		return
+	}
+	if err := k.Pend(order.App, order.User, nil); err != nil {
+		complain(w, http.StatusNotFound, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (k *Kintone) adminDeploys(w http.ResponseWriter, r *http.Request) {
+	var order struct {
+		Takes duration    `json:"takes"`
+		Ends  DeployState `json:"ends"`
+	}
+	if err := accept(r, &order); err != nil {
+		complain(w, http.StatusBadRequest, err)
+		return
+	}
+	end := deployEnd{time.Duration(order.Takes), order.Ends}
+	if err := end.validate(); err != nil {
+		complain(w, http.StatusBadRequest, err)
+		return
+	}
+	k.SetDeploy(end.takes, end.ends)
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -3,6 +3,7 @@ package simulator
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,15 +38,19 @@ func (k *Kintone) putStatuses(a *app, by caller, c *call, params any, now time.T
 
 // change makes all changes of a call or none.
 func (k *Kintone) change(a *app, by caller, c *call, changes []statusChange, now time.Time) ([]int64, *Refusal) {
-	moves, refusal := k.judge(a, by, changes)
-	if refusal != nil {
-		return nil, refusal
-	}
 	request := strconv.Itoa(c.n)
 	if c.executions > 1 {
 		request += "/" + strconv.Itoa(c.executions)
 	}
-	return k.commit(a, by, moves, origin{request: request, time: now}), nil
+	o := origin{request: request, time: now}
+	if k.cfg.NamedTwice == InTurn && repeated(changes) {
+		return k.inTurn(a, by, changes, o)
+	}
+	moves, refusal := k.judge(a, by, changes)
+	if refusal != nil {
+		return nil, refusal
+	}
+	return k.commit(a, by, moves, o), nil
 }
 
 func (k *Kintone) getRecords(a *app, by caller, _ *call, params any, _ time.Time) ([]byte, *Refusal) {
@@ -122,16 +127,59 @@ func (a *app) appendRecord(b []byte, id int64, r *recordData, wanted map[string]
 			b = appendString(b, a.flow.say(by.language, r.status))
 		case "CREATOR", "MODIFIER":
 			b = appendUser(b, a.plain(f, id, r))
-		case "STATUS_ASSIGNEE", "USER_SELECT":
-			b = appendList(b, split(a.plain(f, id, r)), appendUser)
-		case "CHECK_BOX", "MULTI_SELECT":
-			b = appendList(b, split(a.plain(f, id, r)), appendString)
+		case "SUBTABLE":
+			b = a.appendTable(b, code, id, r)
 		default:
-			b = appendString(b, a.plain(f, id, r))
+			b = appendValue(b, f.Type, a.plain(f, id, r))
 		}
 		b = append(b, '}')
 	}
 	return append(b, '}')
+}
+
+// appendValue writes a value that has the same form in a table.
+func appendValue(b []byte, fieldType, value string) []byte {
+	switch fieldType {
+	case "STATUS_ASSIGNEE", "USER_SELECT", "GROUP_SELECT", "ORGANIZATION_SELECT":
+		return appendList(b, split(value), appendUser)
+	case "CHECK_BOX", "MULTI_SELECT":
+		return appendList(b, split(value), appendString)
+	}
+	return appendString(b, value)
+}
+
+// appendTable writes as many rows as the longest column has lines.
+func (a *app) appendTable(b []byte, table string, id int64, r *recordData) []byte {
+	columns := map[string][]string{}
+	rows := 0
+	for code, f := range a.fields {
+		if f.Table == table {
+			if value := a.value(id, r, f); value != "" {
+				columns[code] = strings.Split(value, "\n")
+			}
+			rows = max(rows, len(columns[code]))
+		}
+	}
+	b = append(b, '[')
+	for row := range rows {
+		if row > 0 {
+			b = append(b, ',')
+		}
+		b = fmt.Appendf(b, `{"id":"%d","value":{`, row+1)
+		for i, code := range slices.Sorted(maps.Keys(columns)) {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			value := ""
+			if row < len(columns[code]) {
+				value = columns[code][row]
+			}
+			b = append(appendString(b, code), `:{"type":"`+a.fields[code].Type+`","value":`...)
+			b = append(appendValue(b, a.fields[code].Type, value), '}')
+		}
+		b = append(b, "}}"...)
+	}
+	return append(b, ']')
 }
 
 func appendUser(b []byte, login string) []byte {
@@ -167,103 +215,6 @@ func appendString(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-func (k *Kintone) getProcess(a *app, by caller, _ *call, params any, _ time.Time) ([]byte, *Refusal) {
-	language := params.(string)
-	switch language {
-	case "", "default":
-		language = ""
-	case "user":
-		language = by.language
-	}
-	type entity struct {
-		Type string  `json:"type"`
-		Code *string `json:"code"` // null for CREATOR
-	}
-	type entityItem struct {
-		Entity      entity `json:"entity"`
-		IncludeSubs bool   `json:"includeSubs"`
-	}
-	type assignee struct {
-		Type     AssigneeType `json:"type"`
-		Entities []entityItem `json:"entities"`
-	}
-	type state struct {
-		Name     string   `json:"name"`
-		Index    string   `json:"index"`
-		Assignee assignee `json:"assignee"`
-	}
-	type entityList struct {
-		Entities []entityItem `json:"entities"`
-	}
-	type action struct {
-		Name           string      `json:"name"`
-		From           string      `json:"from"`
-		To             string      `json:"to"`
-		FilterCond     string      `json:"filterCond"`
-		Type           string      `json:"type"`
-		ExecutableUser *entityList `json:"executableUser,omitempty"`
-	}
-	list := func(entities []Entity) []entityItem {
-		items := []entityItem{}
-		for _, e := range entities {
-			item := entityItem{entity{Type: e.Type}, e.IncludeSubs}
-			if e.Type != "CREATOR" {
-				item.Entity.Code = new(e.Code)
-			}
-			items = append(items, item)
-		}
-		return items
-	}
-	reply := struct {
-		Enable   bool             `json:"enable"`
-		States   map[string]state `json:"states"` // null if never set up (docs/kintone.md 5)
-		Actions  []action         `json:"actions"`
-		Revision string           `json:"revision"`
-	}{Enable: a.flow.Enabled, Revision: strconv.FormatInt(a.flow.revision, 10)}
-	for i, s := range a.flow.States {
-		if reply.States == nil {
-			reply.States, reply.Actions = map[string]state{}, []action{}
-		}
-		name := a.flow.say(language, s.Name)
-		reply.States[name] = state{name, strconv.Itoa(i), assignee{s.AssigneeType, list(s.Entities)}}
-	}
-	for _, x := range a.flow.Actions {
-		item := action{
-			Name: a.flow.say(language, x.Name), From: a.flow.say(language, x.From), To: a.flow.say(language, x.To),
-			FilterCond: x.FilterCond, Type: "PRIMARY",
-		}
-		if x.Secondary {
-			item.Type, item.ExecutableUser = "SECONDARY", &entityList{list(x.Executable)}
-		}
-		reply.Actions = append(reply.Actions, item)
-	}
-	return marshal(reply), nil
-}
-
-// getFields lists the fields with the status fields among them even while process management is off, then marked as not
-// enabled (docs/kintone.md 3, Disabled process).
-func (k *Kintone) getFields(a *app, _ caller, _ *call, _ any, _ time.Time) ([]byte, *Refusal) {
-	type property struct {
-		Type    string `json:"type"`
-		Code    string `json:"code"`
-		Label   string `json:"label"`
-		NoLabel *bool  `json:"noLabel,omitempty"`
-		Enabled *bool  `json:"enabled,omitempty"`
-	}
-	properties := map[string]property{}
-	for code, f := range a.fields {
-		p := property{Type: f.Type, Code: code, Label: code}
-		switch f.Type {
-		case "STATUS", "STATUS_ASSIGNEE":
-			p.Enabled = new(a.flow.Enabled)
-		default:
-			p.NoLabel = new(false)
-		}
-		properties[code] = p
-	}
-	return marshal(map[string]any{"properties": properties, "revision": strconv.FormatInt(a.flow.revision, 10)}), nil
-}
-
 func (k *Kintone) getApp(a *app, _ caller, _ *call, _ any, _ time.Time) ([]byte, *Refusal) {
 	var space *string
 	if a.GuestSpace != 0 {
@@ -284,4 +235,51 @@ func marshal(v any) []byte {
 		panic(err) // made of strings, numbers and maps: cannot happen
 	}
 	return body
+}
+
+// getFields lists the fields with the status fields among them even while process management is off, then marked as not
+// enabled (docs/kintone.md 3, Disabled process). Fields in a table are listed below the table only.
+func (k *Kintone) getFields(a *app, _ caller, _ *call, _ any, _ time.Time) ([]byte, *Refusal) {
+	return a.form(a.flow), nil
+}
+
+// getPreviewFields lists the same fields, since nothing here changes them, with the revision of the preview.
+func (k *Kintone) getPreviewFields(a *app, _ caller, _ *call, _ any, _ time.Time) ([]byte, *Refusal) {
+	return a.form(a.preview), nil
+}
+
+func (a *app) form(settings *flow) []byte {
+	type property struct {
+		Type    string              `json:"type"`
+		Code    string              `json:"code"`
+		Label   string              `json:"label"`
+		NoLabel *bool               `json:"noLabel,omitempty"`
+		Enabled *bool               `json:"enabled,omitempty"`
+		Fields  map[string]property `json:"fields,omitempty"`
+	}
+	list := func(table string) map[string]property {
+		properties := map[string]property{}
+		for code, f := range a.fields {
+			if f.Table != table {
+				continue
+			}
+			p := property{Type: f.Type, Code: code, Label: code}
+			switch f.Type {
+			case "STATUS", "STATUS_ASSIGNEE":
+				p.Enabled = new(settings.Enabled)
+			default:
+				p.NoLabel = new(false)
+			}
+			properties[code] = p
+		}
+		return properties
+	}
+	properties := list("")
+	for code, p := range properties {
+		if p.Type == "SUBTABLE" {
+			p.Fields = list(code)
+			properties[code] = p
+		}
+	}
+	return marshal(map[string]any{"properties": properties, "revision": strconv.FormatInt(settings.revision, 10)})
 }

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -45,31 +46,79 @@ type answer struct {
 	body   []byte
 }
 
-// endpoint is one API: which parameters it knows, and what it does. run is called with the mutex held, after
-// credentials, app, path and permission were found good.
+// endpoint is one API: which parameters it knows, what it takes to use it, and what it does. run is called with the mutex
+// held, after credentials, app, path and permission were found good; where a call names several apps, app is "" and run
+// enters them itself.
 type endpoint struct {
-	read func(*form) any // the parameters beside app
-	may  func(Token) bool
-	run  func(k *Kintone, a *app, by caller, c *call, params any, now time.Time) ([]byte, *Refusal)
+	app   string          // the parameter that names the app
+	read  func(*form) any // the other parameters
+	needs need
+	run   func(k *Kintone, a *app, by caller, c *call, params any, now time.Time) ([]byte, *Refusal)
 }
 
 var endpoints = map[string]endpoint{
-	"GET records.json":         {readRecordsQuery, mayView, (*Kintone).getRecords},
-	"GET record.json":          {readRecordID, mayView, (*Kintone).getRecord},
-	"PUT record/status.json":   {readStatusChange, mayView, (*Kintone).putStatus},
-	"PUT records/status.json":  {readStatusChanges, mayView, (*Kintone).putStatuses},
-	"GET app/status.json":      {readLanguage, mayView, (*Kintone).getProcess},
-	"GET app/form/fields.json": {readLanguage, mayView, (*Kintone).getFields},
-	"GET app.json":             {readNothing, mayViewOrManage, (*Kintone).getApp},
+	"GET records.json":                 {"app", readRecordsQuery, need{right: toView}, (*Kintone).getRecords},
+	"POST records.json":                {"app", readNewRecords, need{right: toAdd, writes: true}, (*Kintone).postRecords},
+	"DELETE records.json":              {"app", readDeletions, need{right: toDelete, writes: true}, (*Kintone).deleteRecords},
+	"GET record.json":                  {"app", readRecordID, need{right: toView}, (*Kintone).getRecord},
+	"PUT record/status.json":           {"app", readStatusChange, need{right: toView, writes: true}, (*Kintone).putStatus},
+	"PUT records/status.json":          {"app", readStatusChanges, need{right: toView, writes: true}, (*Kintone).putStatuses},
+	"PUT record/assignees.json":        {"app", readAssignees, need{right: toManage, writes: true}, (*Kintone).putAssignees},
+	"GET app.json":                     {"id", readNothing, need{right: toKnow}, (*Kintone).getApp},
+	"GET app/status.json":              {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getProcess},
+	"GET app/form/fields.json":         {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getFields},
+	"GET preview/app/status.json":      {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewProcess},
+	"PUT preview/app/status.json":      {"app", readProcessChange, need{right: toManage, settings: true}, (*Kintone).putProcess},
+	"GET preview/app/form/fields.json": {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewFields},
+	"POST preview/app/deploy.json":     {"", readDeploy, need{right: toManage, settings: true}, (*Kintone).postDeploy},
+	"GET preview/app/deploy.json":      {"", readDeployed, need{right: toManage}, (*Kintone).getDeploy},
 }
 
-func mayView(t Token) bool         { return t.View }
-func mayViewOrManage(t Token) bool { return t.View || t.Manage }
+// need is what a call asks of its caller and of the moment.
+type need struct {
+	right    right
+	settings bool // the call is refused while settings are being deployed
+	writes   bool // the call needs a lock on records
+}
+
+// right is a permission, by what it is for.
+type right byte
+
+const (
+	toView   right = iota // records
+	toAdd                 // records
+	toDelete              // records
+	toManage              // the app: its settings, the assignees of its records
+	toRead                // live settings: whoever may view or add records (docs/kintone.md 5)
+	toKnow                // the app's name: whoever may view records or manage
+)
+
+func (t Token) may(r right) bool {
+	switch r {
+	case toView:
+		return t.View
+	case toAdd:
+		return t.Add
+	case toDelete:
+		return t.Delete
+	case toManage:
+		return t.Manage
+	case toRead:
+		return t.View || t.Add
+	}
+	return t.View || t.Manage
+}
 
 // ServeHTTP answers one request.
 func (k *Kintone) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k.date(w)
 	if len(r.URL.RequestURI()) > maxURL {
 		page(w, http.StatusRequestURITooLong, "Request URL too large")
+		return
+	}
+	if name, password, ok := r.BasicAuth(); k.cfg.Basic != "" && (!ok || name+":"+password != k.cfg.Basic) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="kintone"`)
+		page(w, http.StatusUnauthorized, "Authorization required") // the gate before kintone; what it says is not recorded
 		return
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
@@ -93,6 +142,7 @@ func (k *Kintone) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	time.Sleep(wait)
+	k.date(w)
 	k.suffer(w, r, c, k.decide(c))
 }
 
@@ -124,22 +174,37 @@ func newCall(r *http.Request, body []byte, language string) *call {
 
 func (c *call) kind() string { return c.method + " " + c.api }
 
-// app is the app that a call names, before anything was checked.
-func (c *call) app() int64 {
+// apps are the apps that a call names, before anything was checked.
+func (c *call) apps() []int64 {
+	name := endpoints[c.kind()].app
+	var named []any
 	if m, ok := c.decoded.(map[string]any); ok {
-		id, _ := integer(m["app"])
-		return id
+		if name != "" {
+			named = []any{m[name]}
+		} else if list, _ := m["apps"].([]any); c.method == http.MethodPost {
+			for _, v := range list {
+				member, _ := v.(map[string]any)
+				named = append(named, member["app"])
+			}
+		} else {
+			named = list
+		}
+	} else if len(c.body) == 0 {
+		values, _ := url.ParseQuery(c.rawQuery)
+		for parameter := range values {
+			if parameter == name || name == "" && strings.HasPrefix(parameter, "apps[") {
+				named = append(named, values.Get(parameter))
+			}
+		}
 	}
-	if len(c.body) > 0 {
-		return 0
+	var ids []int64
+	for _, v := range named {
+		if id, ok := integer(v); ok && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
 	}
-	values, _ := url.ParseQuery(c.rawQuery)
-	name := "app"
-	if c.api == "app.json" {
-		name = "id"
-	}
-	id, _ := integer(values.Get(name))
-	return id
+	slices.Sort(ids)
+	return ids
 }
 
 // records are the record numbers that a status call names, before anything was checked.
@@ -168,7 +233,7 @@ func (k *Kintone) arrive(c *call) (running int, wait time.Duration) {
 	c.n = k.arrived
 	k.counts.Total++
 	k.counts.Kinds[c.kind()]++
-	k.count(c.app(), time.Now())
+	k.count(c, time.Now())
 	k.running++
 	if k.running <= k.cfg.ConcurrencyLimit {
 		k.counts.Peak = max(k.counts.Peak, k.running)
@@ -210,6 +275,7 @@ func (k *Kintone) headers(w http.ResponseWriter, a *answer) {
 	k.mu.Lock()
 	running := k.running
 	k.mu.Unlock()
+	k.date(w)
 	h := w.Header()
 	h.Set("Content-Type", "application/json;charset=UTF-8")
 	h.Set("X-ConcurrencyLimit-Limit", strconv.Itoa(k.cfg.ConcurrencyLimit))
@@ -217,6 +283,11 @@ func (k *Kintone) headers(w http.ResponseWriter, a *answer) {
 	if a.code != "" {
 		h.Set("X-Cybozu-Error", a.code)
 	}
+}
+
+// date tells the time of an answer, as kintone's clock has it.
+func (k *Kintone) date(w http.ResponseWriter) {
+	w.Header().Set("Date", time.Now().Add(k.cfg.ClockSkew).UTC().Format(http.TimeFormat))
 }
 
 // do executes a call now.
@@ -245,7 +316,7 @@ func (k *Kintone) execute(c *call, now time.Time) *answer {
 }
 
 func (k *Kintone) perform(c *call, now time.Time) ([]byte, *Refusal) {
-	by, tokens, refusal := k.authenticate(c)
+	by, refusal := k.authenticate(c)
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -254,38 +325,39 @@ func (k *Kintone) perform(c *call, now time.Time) ([]byte, *Refusal) {
 		return nil, refusal
 	}
 	e := endpoints[c.kind()]
-	name := "app"
-	if c.api == "app.json" {
-		name = "id"
+	f := &form{members: members, bad: complaints{}, inURL: len(c.body) == 0, twice: k.cfg.NamedTwice}
+	var id int64
+	if e.app != "" {
+		id = f.id(e.app)
 	}
-	f := &form{members: members, bad: complaints{}, inURL: len(c.body) == 0}
-	id := f.id(name)
 	params := e.read(f)
 	f.rest()
 	if refusal := f.bad.refusal(); refusal != nil {
 		return nil, refusal
 	}
-	a, refusal := k.reach(c, id)
-	if refusal != nil {
-		return nil, refusal
-	}
-	if refusal := k.admit(a, by, tokens, e.may); refusal != nil {
-		return nil, refusal
+	var a *app
+	if e.app != "" {
+		if a, refusal = k.enter(c, by, id, e.needs, now); refusal != nil {
+			return nil, refusal
+		}
 	}
 	return e.run(k, a, by, c, params, now)
 }
 
 // authenticate finds out who calls. A password wins over tokens, even a wrong one over good ones (docs/kintone.md 4).
-// OAuth, session and basic authentication are not spoken: a request with nothing else is not logged in.
-func (k *Kintone) authenticate(c *call) (caller, []string, *Refusal) {
+// OAuth and session are not spoken: a request with nothing else is not logged in.
+func (k *Kintone) authenticate(c *call) (caller, *Refusal) {
 	if sent := c.header.Values("X-Cybozu-Authorization"); len(sent) > 0 {
 		plain, err := base64.StdEncoding.DecodeString(sent[0])
 		login, password, ok := strings.Cut(string(plain), ":")
-		want, known := k.users[login]
-		if err != nil || !ok || len(sent) > 1 || !known || want == "" || password != want {
-			return caller{}, nil, refuse("CB_WA01", "")
+		u := k.users[login]
+		switch {
+		case err != nil || !ok || len(sent) > 1 || u.password == "" || password != u.password:
+			return caller{}, refuse("CB_WA01", "")
+		case u.secondFactor:
+			return caller{}, refuse("CB_TW02", "")
 		}
-		return caller{login: login, language: preferred(c.header.Get("Accept-Language"), "")}, nil, nil
+		return caller{login: login, language: cmp.Or(u.language, preferred(c.header.Get("Accept-Language"), ""))}, nil
 	}
 	var tokens []string
 	for _, sent := range c.header.Values("X-Cybozu-API-Token") {
@@ -297,15 +369,17 @@ func (k *Kintone) authenticate(c *call) (caller, []string, *Refusal) {
 	}
 	switch {
 	case len(tokens) == 0:
-		return caller{}, nil, refuse("CB_AU01", "")
+		return caller{}, refuse("CB_AU01", "")
 	case len(tokens) > maxTokens:
-		return caller{}, nil, refuse("GAIA_IA02", "") // the code is not recorded
+		return caller{}, refuse("GAIA_IA02", "") // the code is not recorded
 	}
-	return caller{login: Administrator, token: true}, tokens, nil
+	return caller{login: Administrator, tokens: tokens}, nil
 }
 
-// reach finds the app and checks that the path is the one for it (docs/kintone.md 2.3 and 4).
-func (k *Kintone) reach(c *call, id int64) (*app, *Refusal) {
+// enter finds the app, and checks that the path is the one for it (docs/kintone.md 2.3 and 4), that the caller has the
+// right, and that the moment is good: settings calls are refused while the app is being deployed, and writing records right
+// after it (docs/kintone.md 5).
+func (k *Kintone) enter(c *call, by caller, id int64, needs need, now time.Time) (*app, *Refusal) {
 	a, ok := k.apps[id]
 	switch {
 	case !ok:
@@ -315,27 +389,36 @@ func (k *Kintone) reach(c *call, id int64) (*app, *Refusal) {
 	case a.GuestSpace != c.guestSpace:
 		return nil, refuse("CB_NO02", "")
 	}
+	if refusal := k.admit(a, by, needs.right); refusal != nil {
+		return nil, refusal
+	}
+	if needs.settings && a.deploy == Processing {
+		return nil, refuse(k.cfg.WhileDeploying, "")
+	}
+	if needs.writes && now.Before(a.locked) {
+		return nil, refuse("GAIA_DA02", "")
+	}
 	return a, nil
 }
 
 // admit checks what the caller may do with the app. Every token that is sent has to exist and to be in force, and one of
 // them has to be the app's: GAIA_IA02 stands for tokens of other apps and for tokens whose app was not updated yet
 // (docs/kintone.md 2.3).
-func (k *Kintone) admit(a *app, by caller, tokens []string, may func(Token) bool) *Refusal {
-	if !by.token {
-		if a.Viewers != nil && !slices.Contains(a.Viewers, by.login) {
+func (k *Kintone) admit(a *app, by caller, r right) *Refusal {
+	if by.tokens == nil {
+		if !a.userMay(by.login, r) {
 			return refuse("CB_NO02", "")
 		}
 		return nil
 	}
 	own, allowed := false, false
-	for _, value := range tokens {
+	for _, value := range by.tokens {
 		t, of := k.token(value)
 		if of == nil || !t.Activated {
 			return refuse("GAIA_IA02", "")
 		}
 		own = own || of == a
-		allowed = allowed || of == a && may(t)
+		allowed = allowed || of == a && t.may(r)
 	}
 	switch {
 	case !own:
@@ -344,6 +427,20 @@ func (k *Kintone) admit(a *app, by caller, tokens []string, may func(Token) bool
 		return refuse("GAIA_NO01", "")
 	}
 	return nil
+}
+
+// userMay: who may see an app may do everything with its records; to manage it takes more.
+func (a *app) userMay(login string, r right) bool {
+	manages := login == Administrator && a.Managers == nil || slices.Contains(a.Managers, login)
+	switch r {
+	case toManage:
+		return manages
+	case toKnow:
+		if manages {
+			return true
+		}
+	}
+	return a.Viewers == nil || slices.Contains(a.Viewers, login)
 }
 
 func (k *Kintone) token(value string) (Token, *app) {
@@ -361,6 +458,9 @@ func (k *Kintone) token(value string) (Token, *app) {
 func (k *Kintone) envelope(c *call, r *Refusal) *answer {
 	k.counts.Refused++
 	k.counts.Codes[r.Code]++
+	if k.cfg.RefusedFree && r.Status < http.StatusInternalServerError {
+		k.uncount(c)
+	}
 	const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	id := make([]byte, 20)
 	for i := range id {

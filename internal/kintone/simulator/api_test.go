@@ -244,6 +244,38 @@ func TestCredentials(t *testing.T) {
 	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5"), 400, "GAIA_IA02")
 }
 
+// AIRBYTE (docs/kintone.md 4): a user with a second factor cannot log in by password.
+func TestSecondFactorForbidsPasswords(t *testing.T) {
+	k := newKintone(t, simulator.App{})
+	wantOK(t, get(t, k, "/k/v1/app.json?id=5", as("sato", "sato")))
+	if err := k.SetSecondFactor("sato"); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("sato", "sato")), 401, "CB_TW02")
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("sato", "x")), 401, "CB_WA01")
+	if k.SetSecondFactor("nobody") == nil || k.SetLanguage("nobody", "ja") == nil {
+		t.Error("somebody who is no user was altered")
+	}
+}
+
+// OV (docs/kintone.md 4): basic authentication is asked for on top of any other, by a page that is not kintone's.
+func TestBasicAuthenticationComesOnTop(t *testing.T) {
+	k := managed(t, simulator.Config{Basic: "gate:open:sesame"}, simulator.App{})
+	basic := func(name, password string) func(*http.Request) {
+		return func(r *http.Request) { r.SetBasicAuth(name, password) }
+	}
+	for name, a := range map[string]reply{
+		"no basic authentication": get(t, k, "/k/v1/app.json?id=5"),
+		"another password":        get(t, k, "/k/v1/app.json?id=5", basic("gate", "open")),
+	} {
+		if a.status != 401 || a.Code != "" || !strings.HasPrefix(a.header.Get("WWW-Authenticate"), "Basic") {
+			t.Errorf("%s is answered with %d %s, want a page with 401", name, a.status, a.body)
+		}
+	}
+	wantOK(t, get(t, k, "/k/v1/app.json?id=5", basic("gate", "open:sesame")))
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", basic("gate", "open:sesame"), header("X-Cybozu-API-Token", "")), 401, "CB_AU01")
+}
+
 // docs/kintone.md 2.3 and 4: apps of guest spaces have a path of their own.
 func TestGuestSpaces(t *testing.T) {
 	k := newKintone(t, simulator.App{GuestSpace: 3})

@@ -51,6 +51,8 @@ var catalogue = map[string]struct {
 	"CB_AU01": {http.StatusUnauthorized, text{"Please log in.", "ログインが必要です。"}},
 	"CB_WA01": {http.StatusUnauthorized, text{
 		"Login name or password of X-Cybozu-Authorization is wrong.", "X-Cybozu-Authorizationのログイン名またはパスワードが違います。"}},
+	"CB_TW02": {http.StatusUnauthorized, text{
+		"Users with two-factor authentication cannot log in like this.", "2要素認証を使うユーザーはこの方法ではログインできません。"}},
 	"CB_NO02":   {http.StatusForbidden, text{"You have no privilege for this.", "この操作の権限がありません。"}},
 	"GAIA_NO01": {http.StatusForbidden, text{"The API token has no permission for this API.", "このAPIトークンではこのAPIを使えません。"}},
 	"GAIA_IA02": {http.StatusBadRequest, text{
@@ -78,20 +80,31 @@ var catalogue = map[string]struct {
 		"The operator cannot be used with the type of field %s.", "フィールド%sの型では使えない演算子です。"}},
 	"GAIA_IQ10": {http.StatusBadRequest, text{"Field %s has no such choice.", "フィールド%sに無い選択肢です。"}},
 	"GAIA_IQ11": {http.StatusBadRequest, text{"There is no field %s.", "フィールド%sがありません。"}},
+	"GAIA_IL28": {http.StatusBadRequest, text{"There is no such department (code: %s).", "組織（code: %s）がありません。"}},
+	"GAIA_CO03": {http.StatusConflict, text{
+		"The revision of the app's settings is not the latest.", "アプリの設定のリビジョンが最新ではありません。"}},
+	"GAIA_UN10": {http.StatusBadRequest, text{
+		"Field %s cannot be written.", "フィールド%sには書き込めません。"}},
+	"GAIA_IQ07": {http.StatusBadRequest, text{
+		"Field %s is in a table: only in and not in can be used.", "テーブル内のフィールド%sにはin, not inだけを使えます。"}},
+	"GAIA_IR02": {http.StatusBadRequest, text{"The name %s has a dot in it.", "%sに「.」は使えません。"}},
 	"GAIA_XX00": {http.StatusInternalServerError, text{"Something broke.", "内部エラーです。"}},
 }
 
-// refuse makes a refusal out of the catalogue.
+// refuse makes a refusal out of the catalogue. A code that is not in it comes from the Config and is a 400.
 func refuse(code, detail string) *Refusal {
-	entry, ok := catalogue[code]
-	if !ok {
-		panic("simulator: no text for " + code)
+	if entry, ok := catalogue[code]; ok {
+		return &Refusal{Status: entry.status, Code: code, Detail: detail}
 	}
-	return &Refusal{Status: entry.status, Code: code, Detail: detail}
+	return &Refusal{Status: http.StatusBadRequest, Code: code, Detail: detail}
 }
 
 func (r *Refusal) message(language string) string {
-	t := catalogue[r.Code].text.in(language)
+	entry, ok := catalogue[r.Code]
+	if !ok {
+		entry.text = text{"This cannot be done now.", "現在は実行できません。"}
+	}
+	t := entry.text.in(language)
 	if strings.Contains(t, "%s") {
 		return fmt.Sprintf(t, r.Detail)
 	}
@@ -131,5 +144,19 @@ var (
 	tooManyFields = text{"This can have 100 entries at most in a URL and 1000 in a body.", "URLでは100件、本文では1000件までです。"}
 	tooMany       = text{"A maximum of 100 can be updated at a time.", "一度に更新できるのは100件までです。"}
 	isRepeated    = text{"The record is named twice.", "同じレコードが重複しています。"}
+	tooManyApps   = text{"There can be 0 to 300.", "300件までです。"}
+	notAMember    = text{"This has to be one of the values that are allowed.", "許可された値で指定してください。"}
+	isTaken       = text{"This is there already.", "重複しています。"}
+	noSuchStatus  = text{"There is no such status.", "そのステータスはありません。"}
+	noSuchEntity  = text{"There is no such user, group, department or field, or it cannot stand here.", "ユーザー、グループ、組織、フィールドがないか、ここでは指定できません。"}
+	wantsStatus   = text{"Process management without a status cannot be enabled.", "ステータスがないため有効にできません。"}
+	wantsItsKey   = text{"A new status has to have its key as its name.", "新しいステータスの名前はキーと同じにしてください。"}
+	firstStays    = text{"The first status cannot be added, deleted or moved.", "最初のステータスは追加、削除、移動できません。"}
+	firstByNobody = text{"The first status can have nobody or the creator's field as ONE.", "最初のステータスの作業者はONEで、なしか作成者フィールドだけです。"}
+	oneToNumber   = text{"Indexes have to be 0, 1, 2 and so on, each once.", "indexは0からの連番で指定してください。"}
+	onlySecondary = text{"Only a SECONDARY action has executable users.", "SECONDARYのアクションにだけ指定できます。"}
+	noCondition   = text{"This cannot be a condition: no order, limit, offset or status in it.", "条件として使えません（order by、limit、offset、ステータスは使えません）。"}
+	oneAssignee   = text{"The status takes one assignee.", "このステータスの作業者は1人です。"}
+	badValue      = text{"The value does not fit the field.", "フィールドに合わない値です。"}
 	badQuery      = text{"The query cannot be read.", "クエリを解釈できません。"}
 )

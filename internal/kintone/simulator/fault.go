@@ -14,7 +14,7 @@ type Request struct {
 	N       int     // 1, 2, 3, … in order of arrival
 	Method  string  // "GET", also where it came as POST with X-HTTP-Method-Override
 	API     string  // "records/status.json"
-	App     int64   // 0 if the request does not say
+	App     int64   // 0 if the request does not say; the first by number if it names several
 	Records []int64 // the records that a status call names, where they can be read
 	Body    []byte  // not to be altered
 }
@@ -75,42 +75,46 @@ func (k *Kintone) SetFault(decide func(Request) Fault) {
 	k.fault = decide
 }
 
-// Flush executes every request that was put off now, in the order in which they were due. Requests that are still on
-// their way (Config.Latency) are not among them.
+// Flush executes every request that was put off now, in the order in which they were due, and ends running deploys.
+// Requests that are still on their way (Config.Latency) are not among them.
 func (k *Kintone) Flush() {
 	k.lock()
 	defer k.mu.Unlock()
 	now := time.Now()
 	for len(k.late) > 0 {
-		c := k.late[0].call
+		l := k.late[0]
 		k.late = k.late[1:]
-		k.execute(c, now)
+		l.run(now)
 	}
 }
 
-// lateCall is a request that will be executed, whoever waits for it or not.
+// lateCall is something that will happen, whoever waits for it or not: a request that was put off, the end of a deploy.
 type lateCall struct {
-	due  time.Time
-	call *call
+	due time.Time
+	run func(now time.Time) // with the mutex held
 }
 
-// later puts a request off. Two that are due at the same moment keep the order of their arrival.
+// later puts a request off.
 func (k *Kintone) later(c *call, delay time.Duration) {
 	k.lock()
 	defer k.mu.Unlock()
-	due := time.Now().Add(delay)
+	k.plan(time.Now().Add(delay), func(now time.Time) { k.execute(c, now) })
+}
+
+// plan has something happen at a time. Two that are due at the same moment keep their order. The mutex is held.
+func (k *Kintone) plan(due time.Time, run func(now time.Time)) {
 	at, _ := slices.BinarySearchFunc(k.late, due, func(l lateCall, due time.Time) int {
 		return cmp.Or(l.due.Compare(due), -1)
 	})
-	k.late = slices.Insert(k.late, at, lateCall{due, c})
+	k.late = slices.Insert(k.late, at, lateCall{due, run})
 }
 
-// catchUp executes what was due until now, each at its own time. The mutex is held.
+// catchUp has happen what was due until now, each at its own time. The mutex is held.
 func (k *Kintone) catchUp(now time.Time) {
 	for len(k.late) > 0 && !k.late[0].due.After(now) {
 		l := k.late[0]
 		k.late = k.late[1:]
-		k.execute(l.call, l.due)
+		l.run(l.due)
 	}
 }
 
@@ -122,7 +126,11 @@ func (k *Kintone) decide(c *call) Fault {
 	if ask == nil {
 		return Fault{}
 	}
-	f := ask(Request{N: c.n, Method: c.method, API: c.api, App: c.app(), Records: c.records(), Body: c.body})
+	q := Request{N: c.n, Method: c.method, API: c.api, Records: c.records(), Body: c.body}
+	if apps := c.apps(); len(apps) > 0 {
+		q.App = apps[0]
+	}
+	f := ask(q)
 	if err := f.validate(); err != nil {
 		panic(err)
 	}
@@ -231,7 +239,7 @@ func (k *Kintone) slowly(c *call, delay time.Duration) *answer {
 func (k *Kintone) countAgain(c *call) {
 	k.lock()
 	defer k.mu.Unlock()
-	k.count(c.app(), time.Now())
+	k.count(c, time.Now())
 }
 
 // underneath executes a request whose caller will be told something else, if the fault says so. It returns kintone's

@@ -20,7 +20,7 @@ func (c *call) members() (map[string]any, *Refusal) {
 	media, _, _ := strings.Cut(contentType, ";")
 	isJSON := strings.EqualFold(strings.TrimSpace(media), jsonMediaType)
 	switch {
-	case len(c.body) == 0 && c.method == http.MethodGet:
+	case len(c.body) == 0 && (c.method == http.MethodGet || c.method == http.MethodDelete):
 		if contentType != "" {
 			return nil, refuse("CB_IL02", "") // docs/kintone.md 1.3
 		}
@@ -37,33 +37,45 @@ func (c *call) members() (map[string]any, *Refusal) {
 	return m, nil
 }
 
+// lists are the parameters that a URL holds as fields[0], fields[1] and so on.
+var lists = []string{"fields", "apps", "ids", "revisions"}
+
 // urlMembers reads a query string. Brackets have to be percent-encoded (docs/kintone.md 1.3: raw ones were once answered
-// with CB_IL02). fields[0], fields[1] and so on become one list.
+// with CB_IL02). The numbers of a list's members may leave gaps.
 func (c *call) urlMembers() (map[string]any, *Refusal) {
 	values, err := url.ParseQuery(c.rawQuery)
 	if err != nil || strings.ContainsAny(c.rawQuery, "[]") {
 		return nil, refuse("CB_IL02", "")
 	}
 	members := map[string]any{}
+	numbered := map[string]map[int64]any{}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if len(values[name]) > 1 {
 			return nil, refuse("CB_IL02", "")
 		}
 		value := values[name][0]
-		index, ok := strings.CutPrefix(name, "fields[")
-		if index, closed := strings.CutSuffix(index, "]"); ok && closed {
-			if n, valid := integer(index); !valid || n < 0 || n > 99 {
-				members[name] = value // refused as unknown
-				continue
+		list, index, _ := strings.Cut(name, "[")
+		n, valid := integer(strings.TrimSuffix(index, "]"))
+		switch {
+		case !slices.Contains(lists, list):
+			members[name] = value
+		case name == list:
+			members[name+" "] = value // refused as unknown: only the indexed form is known
+		case !valid || n < 0 || list == "fields" && n > 99 || !strings.HasSuffix(index, "]"):
+			members[name] = value // refused as unknown
+		default:
+			if numbered[list] == nil {
+				numbered[list] = map[int64]any{}
 			}
-			list, _ := members["fields"].([]any)
-			members["fields"] = append(list, value)
-			continue
+			numbered[list][n] = value
 		}
-		if name == "fields" {
-			name = "fields " // only the indexed form is known
+	}
+	for name, list := range numbered {
+		var ordered []any
+		for _, n := range slices.Sorted(maps.Keys(list)) {
+			ordered = append(ordered, list[n])
 		}
-		members[name] = value
+		members[name] = ordered
 	}
 	return members, nil
 }
@@ -166,6 +178,7 @@ type form struct {
 	at      string // path of the object, with a dot behind it
 	bad     complaints
 	inURL   bool
+	twice   string // Config.NamedTwice
 }
 
 func (f *form) get(name string) (any, bool) {
@@ -229,6 +242,42 @@ func (f *form) text(name string, required bool) string {
 	return s
 }
 
+// list reads an array; one that is there has to have something in it, unless it may be empty.
+func (f *form) list(name string, required, mayBeEmpty bool) ([]any, bool) {
+	v, ok := f.get(name)
+	list, isList := v.([]any)
+	switch {
+	case !ok && required:
+		f.bad.add(f.at+name, isRequired)
+	case ok && (!isList || len(list) == 0 && !mayBeEmpty):
+		f.bad.add(f.at+name, notAnArray)
+	}
+	return list, ok && isList
+}
+
+// object reads a member that is an object as a form of its own, which its reader has to end with rest. It is nil if
+// there is none.
+func (f *form) object(name string, required bool) *form {
+	v, ok := f.get(name)
+	if !ok {
+		if required {
+			f.bad.add(f.at+name, isRequired)
+		}
+		return nil
+	}
+	return f.within(name, v)
+}
+
+// within makes a form of what stands at a path below this one, or complains that it is no object.
+func (f *form) within(path string, v any) *form {
+	object, ok := v.(map[string]any)
+	if !ok {
+		f.bad.add(f.at+path, notAnObject)
+		return nil
+	}
+	return &form{members: object, at: f.at + path + ".", bad: f.bad}
+}
+
 func (f *form) flag(name string) bool {
 	v, ok := f.get(name)
 	switch v {
@@ -265,19 +314,14 @@ func readStatusChange(f *form) any {
 	return c
 }
 
-// readStatusChanges reads 1 to 100 members. A record that is named twice is refused: no source says what kintone does
-// with it (docs/kintone.md 3).
+// readStatusChanges reads 1 to 100 members. No source says what kintone does with a record that is named twice
+// (docs/kintone.md 3): it is refused, or what Config.NamedTwice wants.
 func readStatusChanges(f *form) any {
-	v, ok := f.get("records")
-	members, isList := v.([]any)
-	switch {
-	case !ok:
-		f.bad.add("records", isRequired)
+	members, ok := f.list("records", true, false)
+	if !ok || len(members) == 0 {
 		return nil
-	case !isList || len(members) == 0:
-		f.bad.add("records", notAnArray)
-		return nil
-	case len(members) > maxMembers:
+	}
+	if len(members) > maxMembers {
 		f.bad.add("records", tooMany)
 		return nil
 	}
@@ -293,7 +337,7 @@ func readStatusChanges(f *form) any {
 		member := &form{members: object, at: at + ".", bad: f.bad, known: make([]string, 0, 4)}
 		c := readStatusChange(member).(statusChange)
 		member.rest()
-		if _, twice := seen[c.record]; twice && c.record > 0 {
+		if _, c.again = seen[c.record]; c.again && c.record > 0 && f.twice == "CB_VA01" {
 			f.bad.add(at+".id", isRepeated)
 		}
 		seen[c.record] = struct{}{}

@@ -28,12 +28,67 @@ type Config struct {
 	// Language of messages when a request has no Accept-Language that is known here: "en" (default) or "ja".
 	Language string
 
+	// DeployTime is how long a deploy of settings takes, unless SetDeploy says otherwise. Default 1 s: too long for a
+	// client that does not poll.
+	DeployTime time.Duration
+
+	// LockAfterDeploy is how long record writes meet GAIA_DA02 after a deploy went well (docs/kintone.md 5). Default 200 ms;
+	// anything negative is not at all.
+	LockAfterDeploy time.Duration
+
+	// ClockSkew is how far the Date header of every answer is ahead of the clock.
+	ClockSkew time.Duration
+
+	// The rest turns what nobody knows about kintone one way or the other (docs/kintone.md 7). Codes can be any text, also
+	// one that the simulator does not use otherwise; the HTTP status is then 400.
+
 	// PartialStep is what an action adds to the revision when not all assignees of an ALL status have acted yet, so that
-	// the status stays. Default 1; nobody knows kintone's number (docs/kintone.md 7).
+	// the status stays. Default 1; NoStep is none at all.
 	PartialStep int64
+
+	// NamedTwice is the code for a record that is named twice in a call. Default CB_VA01 with its place in the request;
+	// InTurn carries both out, one after the other.
+	NamedTwice string
+
+	// TwoActions is the code for an action that exists twice from the record's status. Default GAIA_IL03.
+	TwoActions string
+
+	// WhileDeploying is the code that settings calls get while the app is being deployed. Default GAIA_XX01, which does
+	// not exist, so that a client which waits for a certain code is found out.
+	WhileDeploying string
+
+	// VanishingStatus is the code with which PUT preview/app/status.json refuses to leave out a status that records stand
+	// in. Default "": it is taken, and the deploy fails, which leaves more to clean up.
+	VanishingStatus string
+
+	// RevertRaises has a revert count as one more change, so that the preview's revision is beyond the live one's although
+	// nothing is pending. By default the preview gets the live settings' revision back, and the next change a number that
+	// was there before.
+	RevertRaises bool
+
+	// RefusedFree leaves requests that kintone refuses (4xx) out of the day counter.
+	RefusedFree bool
+
+	// Basic is the name and password, with a colon between, that the domain wants by basic authentication on top of any
+	// other. "": it wants none.
+	Basic string
 
 	// Seed drives support ids and jitter.
 	Seed uint64
+}
+
+// NoStep as Config.PartialStep: an action that does not move the record leaves its revision alone.
+const NoStep = -1
+
+// InTurn as Config.NamedTwice: a record that is named twice in a call gets both actions, the second one judged by what the
+// first one left.
+const InTurn = "in turn"
+
+// user is somebody who can log in if he has a password.
+type user struct {
+	password     string
+	language     string // "": what the request says
+	secondFactor bool
 }
 
 // Kintone is one simulated domain. It is an http.Handler; all its methods may be called at any time by anyone.
@@ -42,7 +97,9 @@ type Kintone struct {
 
 	mu      sync.Mutex // guards everything below; never held while waiting
 	random  *rand.Rand
-	users   map[string]string // login name to password
+	users   map[string]user    // by login name
+	groups  map[group][]string // members
+	ending  deployEnd
 	apps    map[int64]*app
 	log     []entry
 	late    []lateCall // by due time, then by arrival
@@ -62,6 +119,7 @@ type App struct {
 	Name       string
 	Tokens     []Token
 	Viewers    []string // users that may see the app; nil: everybody
+	Managers   []string // users that may manage it; nil: Administrator
 	Process    Process
 	Records    int // records 1 to n exist from the start: first status, revision 1, made by Administrator
 
@@ -79,6 +137,13 @@ type Field struct {
 	Code string
 	Type string // kintone's name of the type: SINGLE_LINE_TEXT, NUMBER, LINK, USER_SELECT, …
 
+	// Table is the code of the table that the field is a column of; the table need not be listed itself. "": no table.
+	// The value of such a field has one line per row.
+	Table string
+
+	// Options are the choices of a field that has some; a query for another one is refused. nil: any will do.
+	Options []string
+
 	// Default makes the value of a record that nobody has written to, so that a million records with keys cost nothing.
 	// nil: empty. Values of user fields are login names separated by commas.
 	Default func(record int64) string
@@ -88,13 +153,20 @@ type Field struct {
 type Token struct {
 	Value     string
 	View      bool // may view records
-	Manage    bool // may manage the app; does not imply View
-	Activated bool // the app was updated after the token was made; until then the token is refused
+	Add       bool // may add records; does not imply View, nor do the others
+	Delete    bool // may delete records
+	Manage    bool // may manage the app
+	Activated bool // the app was updated after the token was made; until then, or until a deploy, the token is refused
 }
 
 // ViewToken returns an activated token that may view records, which is all that status actions need.
 func ViewToken(value string) Token {
 	return Token{Value: value, View: true, Activated: true}
+}
+
+// FullToken returns an activated token that may do everything.
+func FullToken(value string) Token {
+	return Token{Value: value, View: true, Add: true, Delete: true, Manage: true, Activated: true}
 }
 
 // Process is an app's process management. The zero value was never set up.
@@ -128,8 +200,8 @@ const (
 // Entity names users. Type is USER, GROUP, ORGANIZATION, FIELD_ENTITY, CREATOR or CUSTOM_FIELD.
 type Entity struct {
 	Type        string
-	Code        string // login name, group, organisation, or field code
-	Members     []string
+	Code        string   // login name, group, organisation, or field code
+	Members     []string // of a group or organisation, unless AddGroup or AddOrganization has said so
 	IncludeSubs bool
 }
 
@@ -201,12 +273,19 @@ type RequestCounts struct {
 // New returns an empty domain.
 func New(cfg Config) *Kintone {
 	cfg.ConcurrencyLimit = cmp.Or(cfg.ConcurrencyLimit, 100)
-	cfg.PartialStep = cmp.Or(cfg.PartialStep, 1)
+	cfg.PartialStep = max(0, cmp.Or(cfg.PartialStep, 1))
+	cfg.DeployTime = cmp.Or(cfg.DeployTime, time.Second)
+	cfg.LockAfterDeploy = max(0, cmp.Or(cfg.LockAfterDeploy, 200*time.Millisecond))
+	cfg.NamedTwice = cmp.Or(cfg.NamedTwice, "CB_VA01")
+	cfg.TwoActions = cmp.Or(cfg.TwoActions, "GAIA_IL03")
+	cfg.WhileDeploying = cmp.Or(cfg.WhileDeploying, "GAIA_XX01")
 	cfg.Language = cmp.Or(cfg.Language, "en")
 	return &Kintone{
 		cfg:     cfg,
 		random:  rand.New(rand.NewPCG(cfg.Seed, 0x6b696e746f6e65)),
-		users:   map[string]string{Administrator: ""},
+		users:   map[string]user{Administrator: {}},
+		groups:  map[group][]string{},
+		ending:  deployEnd{cfg.DeployTime, Success},
 		apps:    map[int64]*app{},
 		counts:  RequestCounts{Kinds: map[string]int{}, Codes: map[string]int{}},
 		perDay:  map[int64]int{},
@@ -221,7 +300,84 @@ func (k *Kintone) AddUser(login, password string) {
 	}
 	k.lock()
 	defer k.mu.Unlock()
-	k.users[login] = password
+	u := k.users[login]
+	u.password = password
+	k.users[login] = u
+}
+
+// SetLanguage gives a user a display language of his own, "ja", "en" or "zh", which goes before Accept-Language; with ""
+// he follows that again.
+func (k *Kintone) SetLanguage(login, language string) error {
+	return k.alter(login, func(u *user) { u.language = language })
+}
+
+// SetSecondFactor has a user log in with a second factor from now on, so that his password alone is refused.
+func (k *Kintone) SetSecondFactor(login string) error {
+	return k.alter(login, func(u *user) { u.secondFactor = true })
+}
+
+func (k *Kintone) alter(login string, change func(*user)) error {
+	k.lock()
+	defer k.mu.Unlock()
+	u, known := k.users[login]
+	if !known {
+		return fmt.Errorf("no user %q", login)
+	}
+	change(&u)
+	k.users[login] = u
+	return nil
+}
+
+// RemoveUser deletes a user. Settings no longer name him, live or not, and their revision stays; the records that wait for
+// him go on doing so, and nobody can act on them until somebody assigns them anew.
+func (k *Kintone) RemoveUser(login string) {
+	k.lock()
+	defer k.mu.Unlock()
+	delete(k.users, login)
+	for _, a := range k.apps {
+		live, preview := a.flow, a.preview
+		a.flow = k.forget(a, live, login)
+		if a.preview = a.flow; live != preview {
+			a.preview = k.forget(a, preview, login)
+		}
+	}
+}
+
+// forget returns settings without a user.
+func (k *Kintone) forget(a *app, f *flow, login string) *flow {
+	p := f.clone()
+	without := func(entities []Entity) []Entity {
+		return slices.DeleteFunc(entities, func(e Entity) bool { return e.Type == "USER" && e.Code == login })
+	}
+	for i := range p.States {
+		p.States[i].Entities = without(p.States[i].Entities)
+	}
+	for i := range p.Actions {
+		p.Actions[i].Executable = without(p.Actions[i].Executable)
+	}
+	next, refusal := k.newFlow(a, p)
+	if refusal != nil { // a condition names him, which kintone would keep as it is
+		return f
+	}
+	next.revision, next.origins = f.revision, f.origins
+	return next
+}
+
+// AddGroup makes a group, or gives an existing one other members. Process settings that name an unknown group are refused.
+func (k *Kintone) AddGroup(code string, members ...string) { k.addGroup(group{"GROUP", code}, members) }
+
+// AddOrganization does the same for an organisation (a department).
+func (k *Kintone) AddOrganization(code string, members ...string) {
+	k.addGroup(group{"ORGANIZATION", code}, members)
+}
+
+func (k *Kintone) addGroup(g group, members []string) {
+	if g.code == "" {
+		panic("simulator: a group or organisation needs a code")
+	}
+	k.lock()
+	defer k.mu.Unlock()
+	k.groups[g] = slices.Clone(members)
 }
 
 // AddApp makes an app. It panics if the app makes no sense, for instance if its process names a user that AddUser has
@@ -251,8 +407,9 @@ func (k *Kintone) SetTokens(app int64, tokens ...Token) error {
 	return nil
 }
 
-// SetProcess replaces an app's live process settings and raises the settings revision. Turning process management on
-// for the first time puts every record into the first status. A status that a record stands in cannot be taken away.
+// SetProcess replaces an app's process settings, as somebody does who changes them and deploys at once: they are live
+// immediately, nothing is pending any more, and the settings revision rises. Turning process management on for the first
+// time puts every record into the first status. A status that a record stands in cannot be taken away.
 func (k *Kintone) SetProcess(app int64, p Process) error {
 	k.lock()
 	defer k.mu.Unlock()
@@ -260,18 +417,16 @@ func (k *Kintone) SetProcess(app int64, p Process) error {
 	if err != nil {
 		return err
 	}
-	f, err := k.newFlow(a, p)
-	if err != nil {
-		return fmt.Errorf("app %d: %w", app, err)
+	k.learn(p)
+	f, refusal := k.newFlow(a, p)
+	if refusal != nil {
+		return fmt.Errorf("app %d: %w", app, refusal)
 	}
-	for status, n := range a.standing {
-		if _, kept := f.states[status]; n > 0 && status != "" && !kept {
-			return fmt.Errorf("app %d: status %q cannot be deleted: %d records are in it", app, status, n)
-		}
+	if status, n := a.vanishing(f); n > 0 {
+		return fmt.Errorf("app %d: status %q cannot be deleted: %d records are in it", app, status, n)
 	}
-	f.revision = a.flow.revision + 1
-	a.flow = f
-	a.start()
+	f.revision = max(a.flow.revision, a.preview.revision) + 1
+	a.goLive(f)
 	return nil
 }
 
@@ -367,10 +522,7 @@ func (k *Kintone) Delete(app, record int64) error {
 	if err != nil {
 		return err
 	}
-	r := a.touch(record)
-	a.standing[r.status]--
-	*r = recordData{condition: deleted}
-	a.live--
+	a.remove(record)
 	return nil
 }
 
@@ -405,6 +557,7 @@ func (k *Kintone) Requests() RequestCounts {
 	k.lock()
 	defer k.mu.Unlock()
 	k.turnDay(time.Now())
+	k.tally()
 	c := k.counts
 	c.Kinds, c.Codes = maps.Clone(c.Kinds), maps.Clone(c.Codes)
 	c.Today, c.Busiest = maps.Clone(k.perDay), maps.Clone(k.busiest)
@@ -436,20 +589,39 @@ func (k *Kintone) record(app, record int64) (*app, *recordData, error) {
 	return a, r, nil
 }
 
-// count enters a request into the day counter of its app. Kintone's day begins at 09:00 JST, which is 00:00 UTC
-// (docs/kintone.md 1.2). Refused requests count as well: that they do not is nowhere recorded.
-func (k *Kintone) count(app int64, now time.Time) {
-	if _, ok := k.apps[app]; !ok {
-		return
-	}
+// count enters a request into the day counter of each app that it names; polling a deploy counts for the app that is
+// polled. Kintone's day begins at 09:00 JST, which is 00:00 UTC (docs/kintone.md 1.2). Refused requests count as well,
+// unless Config.RefusedFree says otherwise.
+func (k *Kintone) count(c *call, now time.Time) {
 	k.turnDay(now)
-	k.perDay[app]++
-	k.busiest[app] = max(k.busiest[app], k.perDay[app])
+	for _, app := range c.apps() {
+		if _, ok := k.apps[app]; ok {
+			k.perDay[app]++
+		}
+	}
 }
 
+// uncount takes a refused request out of the day counter.
+func (k *Kintone) uncount(c *call) {
+	for _, app := range c.apps() {
+		if k.perDay[app] > 0 {
+			k.perDay[app]--
+		}
+	}
+}
+
+// turnDay brings the counters to the day of now.
 func (k *Kintone) turnDay(now time.Time) {
 	if day := now.UTC().Format(time.DateOnly); day != k.counts.Day {
+		k.tally()
 		k.counts.Day = day
 		clear(k.perDay)
+	}
+}
+
+// tally keeps the greatest count of any day.
+func (k *Kintone) tally() {
+	for app, n := range k.perDay {
+		k.busiest[app] = max(k.busiest[app], n)
 	}
 }

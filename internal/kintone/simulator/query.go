@@ -31,9 +31,8 @@ type query struct {
 // by $id does not walk through a million of them.
 type filter struct {
 	matches   predicate
-	ids       []int64 // if listed: no other record can match
-	listed    bool
-	low, high int64 // inclusive
+	ids       func() []int64 // if there is one: no other record can match
+	low, high int64          // inclusive
 }
 
 type ordering struct {
@@ -55,9 +54,10 @@ var operators = map[string]string{
 	"__ID__": numeric, "RECORD_NUMBER": numeric, "NUMBER": numeric, "CALC": numeric,
 	"SINGLE_LINE_TEXT": textual, "LINK": textual, "STATUS": textual,
 	"DATE": dated, "TIME": dated, "DATETIME": dated, "CREATED_TIME": dated, "UPDATED_TIME": dated,
-	"STATUS_ASSIGNEE": listed, "CREATOR": listed, "MODIFIER": listed, "USER_SELECT": listed, "CHECK_BOX": listed,
-	"RADIO_BUTTON": listed, "DROP_DOWN": listed, "MULTI_SELECT": listed,
+	"STATUS_ASSIGNEE": listed, "CREATOR": listed, "MODIFIER": listed, "USER_SELECT": listed, "GROUP_SELECT": listed,
+	"ORGANIZATION_SELECT": listed, "CHECK_BOX": listed, "RADIO_BUTTON": listed, "DROP_DOWN": listed, "MULTI_SELECT": listed,
 	"MULTI_LINE_TEXT": "", "RICH_TEXT": "", // like only
+	"SUBTABLE": "", "FILE": "", // its fields, or nothing
 }
 
 const (
@@ -83,6 +83,9 @@ func (k *Kintone) compile(a *app, source string, by caller) (*query, *Refusal) {
 		q.ordered = true
 		for {
 			o := ordering{field: p.field(), descending: true}
+			if o.field.Table != "" || operators[o.field.Type] == "" {
+				p.fail(unreadable()) // not recorded
+			}
 			if p.take("asc") {
 				o.descending = false
 			} else {
@@ -165,8 +168,8 @@ func (q *query) hits(a *app, id int64) bool {
 func (q *query) candidates(a *app, descending bool) func(yield func(int64) bool) {
 	low, high := max(q.low, 1), min(q.high, a.last)
 	return func(yield func(int64) bool) {
-		if q.listed {
-			ids := slices.Compact(slices.Sorted(slices.Values(q.ids)))
+		if q.ids != nil {
+			ids := slices.Compact(slices.Sorted(slices.Values(q.ids())))
 			if descending {
 				slices.Reverse(ids)
 			}
@@ -193,11 +196,7 @@ func (q *query) compare(a *app, x, y int64) int {
 	for _, o := range q.order {
 		c := cmp.Compare(x, y)
 		if o.field.Type != "__ID__" && o.field.Type != "RECORD_NUMBER" {
-			v, w := a.plain(o.field, x, a.look(x)), a.plain(o.field, y, a.look(y))
-			c = cmp.Compare(v, w)
-			if m, n := number(v), number(w); operators[o.field.Type] == numeric && m != nil && n != nil {
-				c = m.Cmp(n)
-			}
+			c = compare(o.field.Type, a.canonical(o.field, x, a.look(x)), a.canonical(o.field, y, a.look(y)))
 		}
 		if o.descending {
 			c = -c
@@ -242,6 +241,34 @@ func number(s string) *big.Rat {
 	}
 	n, _ := new(big.Rat).SetString(s)
 	return n
+}
+
+// canonical writes a value in the one way in which two equal ones are alike: numbers as fractions, times in UTC. What is
+// written otherwise than kintone writes it is none: false. "" stays "", which is no value.
+func canonical(fieldType, s string) (string, bool) {
+	layout := ""
+	switch operators[fieldType] {
+	case numeric:
+		if n := number(s); n != nil {
+			return n.RatString(), true
+		}
+		return s, s == ""
+	case dated:
+		switch fieldType {
+		case "DATE":
+			layout = time.DateOnly
+		case "TIME":
+			layout = "15:04"
+		default:
+			layout = time.RFC3339
+		}
+		t, err := time.Parse(layout, s)
+		if err != nil {
+			return s, s == ""
+		}
+		return t.UTC().Format(layout), true
+	}
+	return s, true
 }
 
 // decimal reports whether s is digits, perhaps with a minus before and a fraction behind.
@@ -314,7 +341,8 @@ func (p *parser) scan(s string) bool {
 			}
 			p.tokens = append(p.tokens, token{numberLiteral, s[:length]})
 		default:
-			length = strings.IndexFunc(s, func(c rune) bool { return !inWord(c) })
+			// A dot cannot be part of a field code, but is read as if, to be refused as kintone does (docs/kintone.md 6).
+			length = strings.IndexFunc(s, func(c rune) bool { return c != '.' && !inWord(c) })
 			if length < 0 {
 				length = len(s)
 			}
@@ -328,7 +356,7 @@ func (p *parser) scan(s string) bool {
 }
 
 func inWord(c rune) bool {
-	return c == '$' || c == '_' || c == '・' || unicode.IsLetter(c) || unicode.IsDigit(c) || unicode.IsMark(c)
+	return strings.ContainsRune("$_＿・･＄￥", c) || unicode.IsLetter(c) || unicode.IsDigit(c) || unicode.IsMark(c)
 }
 
 // scanString reads a literal in double quotes. Backslash stands before quote, backslash, t and n; raw tabs and line
@@ -418,6 +446,10 @@ func (p *parser) field() appField {
 		return idField
 	}
 	f, ok := p.a.fields[t.text]
+	if strings.Contains(t.text, ".") {
+		p.fail(refuse("GAIA_IR02", t.text))
+		return idField
+	}
 	if !ok {
 		p.fail(refuse("GAIA_IQ11", t.text))
 		return idField
@@ -431,8 +463,13 @@ func (p *parser) field() appField {
 func (p *parser) alternatives() filter {
 	f := p.conjunction()
 	for p.take("or") {
-		left, right := f.matches, p.conjunction().matches
+		g := p.conjunction()
+		left, right := f.matches, g.matches
+		these, those := f.ids, g.ids
 		f = filter{low: 1, high: math.MaxInt64}
+		if these != nil && those != nil {
+			f.ids = func() []int64 { return slices.Concat(these(), those()) }
+		}
 		f.matches = func(id int64, r *recordData) bool { return left(id, r) || right(id, r) }
 	}
 	return f
@@ -445,8 +482,8 @@ func (p *parser) conjunction() filter {
 		right := g.matches
 		f.matches = func(id int64, r *recordData) bool { return left(id, r) && right(id, r) }
 		f.low, f.high = max(f.low, g.low), min(f.high, g.high)
-		if !f.listed && g.listed {
-			f.ids, f.listed = g.ids, true
+		if f.ids == nil {
+			f.ids = g.ids
 		}
 	}
 	return f
@@ -468,76 +505,62 @@ func (p *parser) comparison() filter {
 		operator = "not " + strings.ToLower(p.next().text)
 	}
 	var values []string
-	many := operator == "in" || operator == "not in"
-	if many {
+	quoted := true
+	value := func() {
+		t := p.next()
+		if t.kind != stringLiteral && t.kind != numberLiteral {
+			p.fail(unreadable())
+		}
+		quoted = quoted && t.kind == stringLiteral
+		values = append(values, t.text)
+	}
+	if operator == "in" || operator == "not in" {
 		p.expect("(")
-		values = append(values, p.value())
-		for p.take(",") {
-			values = append(values, p.value())
+		for value(); p.take(","); {
+			value()
 		}
 		p.expect(")")
 	} else {
-		values = []string{p.value()}
+		value()
 	}
+	takes := operators[f.Type]
 	switch {
 	case p.refusal != nil:
 	case !slices.Contains(strings.Split(numeric, "|"), operator): // like, or no operator at all
 		p.fail(unreadable())
-	case !slices.Contains(strings.Split(operators[f.Type], "|"), operator):
+	case !slices.Contains(strings.Split(takes, "|"), operator):
 		p.fail(refuse("GAIA_IQ03", f.Code))
+	case f.Table != "" && operator != "in" && operator != "not in":
+		p.fail(refuse("GAIA_IQ07", f.Code)) // recorded for = (docs/kintone.md 6)
+	case !quoted && takes != numeric:
+		p.fail(unreadable()) // only numbers can stand without quotes; what kintone does otherwise is not recorded
 	}
 	if p.refusal != nil {
 		return filter{matches: func(int64, *recordData) bool { return false }}
 	}
-	switch operators[f.Type] {
-	case numeric:
-		return p.numeric(f, operator, values)
-	case listed:
+	switch {
+	case f.Type == "__ID__" || f.Type == "RECORD_NUMBER":
+		return p.numbered(f, operator, values)
+	case takes == listed:
 		return p.users(f, operator, values)
 	}
-	return p.text(f, operator, values)
+	return p.plain(f, operator, values)
 }
 
-func (p *parser) value() string {
-	t := p.next()
-	if t.kind != stringLiteral && t.kind != numberLiteral {
-		p.fail(unreadable())
-	}
-	return t.text
-}
-
-// numeric compares numbers. Record numbers may carry the app's code, $id may not (docs/kintone.md 6).
-func (p *parser) numeric(f appField, operator string, values []string) filter {
-	a := p.a
-	if f.Type == "__ID__" || f.Type == "RECORD_NUMBER" {
-		ids := make([]int64, len(values))
-		for i, v := range values {
-			if f.Type == "RECORD_NUMBER" && a.AppCode != "" {
-				v = strings.TrimPrefix(v, a.AppCode+"-")
-			}
-			id, err := strconv.ParseInt(v, 10, 64)
-			if err != nil {
-				p.fail(unreadable())
-			}
-			ids[i] = id
-		}
-		return byID(operator, ids)
-	}
-	numbers := make([]*big.Rat, len(values))
+// numbered compares record numbers, which may carry the app's code; $id may not (docs/kintone.md 6).
+func (p *parser) numbered(f appField, operator string, values []string) filter {
+	ids := make([]int64, len(values))
 	for i, v := range values {
-		if numbers[i] = number(v); numbers[i] == nil && v != "" {
+		if f.Type == "RECORD_NUMBER" && p.a.AppCode != "" {
+			v = strings.TrimPrefix(v, p.a.AppCode+"-")
+		}
+		id, err := strconv.ParseInt(v, 10, 64)
+		if err != nil {
 			p.fail(unreadable())
 		}
+		ids[i] = id
 	}
-	return unbounded(func(id int64, r *recordData) bool {
-		have := number(a.value(id, r, f))
-		return compareAny(operator, len(numbers), func(i int) (int, bool) {
-			if have == nil || numbers[i] == nil {
-				return 0, have == nil && numbers[i] == nil
-			}
-			return have.Cmp(numbers[i]), true
-		})
-	})
+	return byID(operator, ids)
 }
 
 // byID also works out which numbers can match.
@@ -545,17 +568,20 @@ func byID(operator string, ids []int64) filter {
 	f := filter{low: 1, high: math.MaxInt64}
 	switch operator {
 	case "=":
-		f.ids, f.listed = ids, true
-	case "in":
-		f.ids, f.listed = ids, true
-		if len(ids) > 8 {
-			set := make(map[int64]struct{}, len(ids))
-			for _, id := range ids {
-				set[id] = struct{}{}
-			}
-			f.matches = func(id int64, _ *recordData) bool { _, ok := set[id]; return ok }
-			return f
+		f.ids = func() []int64 { return ids }
+	case "in", "not in":
+		set := make(map[int64]struct{}, len(ids))
+		for _, id := range ids {
+			set[id] = struct{}{}
 		}
+		if operator == "in" {
+			f.ids = func() []int64 { return ids }
+		}
+		f.matches = func(id int64, _ *recordData) bool {
+			_, hit := set[id]
+			return hit == (operator == "in")
+		}
+		return f
 	case ">":
 		f.low = max(f.low, ids[0]+1)
 	case ">=":
@@ -565,9 +591,7 @@ func byID(operator string, ids []int64) filter {
 	case "<=":
 		f.high = ids[0]
 	}
-	f.matches = func(id int64, _ *recordData) bool {
-		return compareAny(operator, len(ids), func(i int) (int, bool) { return cmp.Compare(id, ids[i]), true })
-	}
+	f.matches = func(id int64, _ *recordData) bool { return satisfies(operator, cmp.Compare(id, ids[0])) }
 	return f
 }
 
@@ -575,11 +599,16 @@ func byID(operator string, ids []int64) filter {
 func (p *parser) users(f appField, operator string, values []string) filter {
 	a := p.a
 	switch f.Type {
-	case "STATUS_ASSIGNEE", "CREATOR", "MODIFIER", "USER_SELECT":
+	case "STATUS_ASSIGNEE", "CREATOR", "MODIFIER", "USER_SELECT", "GROUP_SELECT", "ORGANIZATION_SELECT":
 		for _, v := range values {
-			if _, ok := p.k.users[v]; v != "" && !ok {
-				p.fail(refuse("GAIA_IL26", v))
+			if refusal := p.k.knows(f.Type, v); v != "" && refusal != nil {
+				p.fail(refusal)
 			}
+		}
+	}
+	for _, v := range values {
+		if f.Options != nil && v != "" && !slices.Contains(f.Options, v) {
+			p.fail(refuse("GAIA_IQ10", f.Code))
 		}
 	}
 	return unbounded(func(id int64, r *recordData) bool {
@@ -592,8 +621,10 @@ func (p *parser) users(f appField, operator string, values []string) filter {
 	})
 }
 
-// text compares exactly: case and width count. A status has to exist, and goes by its name in the caller's language.
-func (p *parser) text(f appField, operator string, values []string) filter {
+// plain compares texts, numbers and times by their canonical form: texts exactly, so that case and width count, numbers
+// by value. A status has to exist, and goes by its name in the caller's language. In a table one row has to meet in, and
+// not in is met by all rows of at least one (docs/kintone.md 6).
+func (p *parser) plain(f appField, operator string, values []string) filter {
 	a := p.a
 	if f.Type == "STATUS" {
 		for i, v := range values {
@@ -607,40 +638,160 @@ func (p *parser) text(f appField, operator string, values []string) filter {
 			values[i] = a.flow.States[at].Name
 		}
 	}
-	return unbounded(func(id int64, r *recordData) bool {
-		have := a.plain(f, id, r)
-		return compareAny(operator, len(values), func(i int) (int, bool) { return cmp.Compare(have, values[i]), true })
-	})
+	wanted := make(map[string]struct{}, len(values))
+	for i, v := range values {
+		c, ok := canonical(f.Type, v)
+		if !ok {
+			p.fail(unreadable()) // not recorded
+			return filter{}
+		}
+		values[i] = c
+		wanted[c] = struct{}{}
+	}
+	among := func(value string) bool {
+		_, hit := wanted[value]
+		return hit
+	}
+	held := a.canonical
+	if operators[f.Type] == textual {
+		held = a.plain // the same, and quicker
+	}
+	g := filter{low: 1, high: math.MaxInt64}
+	switch {
+	case f.Table != "":
+		g.matches = func(id int64, r *recordData) bool {
+			rows := a.rows(f, id, r)
+			if operator == "in" {
+				return slices.ContainsFunc(rows, among)
+			}
+			return len(rows) > 0 && !slices.ContainsFunc(rows, among)
+		}
+	case operator == "=" || operator == "in":
+		g.matches = func(id int64, r *recordData) bool { return among(held(f, id, r)) }
+	case operator == "!=" || operator == "not in":
+		g.matches = func(id int64, r *recordData) bool { return !among(held(f, id, r)) }
+	default:
+		g.matches = func(id int64, r *recordData) bool {
+			have := held(f, id, r)
+			if have == "" || values[0] == "" {
+				return false // no value is neither greater nor less than another
+			}
+			return satisfies(operator, compare(f.Type, have, values[0]))
+		}
+	}
+	if !f.builtin && (operator == "=" || operator == "in") && !among("") {
+		g.ids = func() []int64 { return a.holding(f, values) }
+	}
+	return g
+}
+
+// compare compares two canonical values.
+func compare(fieldType, v, w string) int {
+	if operators[fieldType] == numeric {
+		m, isNumber := new(big.Rat).SetString(v)
+		n, isToo := new(big.Rat).SetString(w)
+		if isNumber && isToo {
+			return m.Cmp(n)
+		}
+	}
+	return cmp.Compare(v, w)
+}
+
+// canonical returns what a record holds in a field, to be compared.
+func (a *app) canonical(f appField, id int64, r *recordData) string {
+	s, _ := canonical(f.Type, a.plain(f, id, r))
+	return s
+}
+
+// rows returns what a record holds in a column of a table.
+func (a *app) rows(f appField, id int64, r *recordData) []string {
+	s := a.value(id, r, f)
+	if s == "" {
+		return nil
+	}
+	rows := strings.Split(s, "\n")
+	for i := range rows {
+		rows[i], _ = canonical(f.Type, rows[i])
+	}
+	return rows
+}
+
+// keys leads from canonical values of one field to the records that hold them, so that a look-up by key does not walk
+// through all records. Most values are of one record. A record that has another value by now stays in: who looks up
+// compares anyway.
+type keys struct {
+	first map[string]int64
+	more  map[string][]int64
+}
+
+func (k keys) note(value string, record int64) {
+	switch first, taken := k.first[value]; {
+	case value == "" || taken && first == record:
+	case !taken:
+		k.first[value] = record
+	default:
+		if more := k.more[value]; len(more) == 0 || more[len(more)-1] != record {
+			k.more[value] = append(more, record) // perhaps once too often, which does no harm
+		}
+	}
+}
+
+// holding returns the records that may hold one of the values, none of which is "". The first question about a field
+// takes as long as walking through all records.
+func (a *app) holding(f appField, values []string) []int64 {
+	known, ok := a.keys[f.Code]
+	if !ok {
+		known = keys{make(map[string]int64, a.live), map[string][]int64{}}
+		a.keys[f.Code] = known
+		for id := int64(1); id <= a.last; id++ {
+			if r := a.look(id); r.condition == present {
+				a.note(known, f, id, r)
+			}
+		}
+	}
+	var ids []int64
+	for _, v := range values {
+		if first, ok := known.first[v]; ok {
+			ids = append(append(ids, first), known.more[v]...)
+		}
+	}
+	return ids
+}
+
+func (a *app) note(known keys, f appField, id int64, r *recordData) {
+	if f.Table == "" {
+		known.note(a.canonical(f, id, r), id)
+		return
+	}
+	for _, row := range a.rows(f, id, r) {
+		known.note(row, id)
+	}
+}
+
+// noteKeys keeps what is known of keys right after a record was written to.
+func (a *app) noteKeys(id int64, r *recordData) {
+	for code, known := range a.keys {
+		a.note(known, a.fields[code], id, r)
+	}
 }
 
 func unbounded(matches predicate) filter {
 	return filter{matches: matches, low: 1, high: math.MaxInt64}
 }
 
-// compareAny applies an operator to n values; compare reports false where two values cannot be compared.
-func compareAny(operator string, n int, compare func(i int) (int, bool)) bool {
-	equal := func() bool {
-		for i := range n {
-			if c, ok := compare(i); ok && c == 0 {
-				return true
-			}
-		}
-		return false
-	}
+// satisfies reports whether what compared as c meets an operator other than in and not in.
+func satisfies(operator string, c int) bool {
 	switch operator {
-	case "=", "in":
-		return equal()
-	case "!=", "not in":
-		return !equal()
-	}
-	c, ok := compare(0)
-	switch operator {
+	case "=":
+		return c == 0
+	case "!=":
+		return c != 0
 	case ">":
-		return ok && c > 0
+		return c > 0
 	case ">=":
-		return ok && c >= 0
+		return c >= 0
 	case "<":
-		return ok && c < 0
+		return c < 0
 	}
-	return ok && c <= 0
+	return c <= 0
 }

@@ -15,8 +15,13 @@ const pageSize = 64
 type app struct {
 	App
 	fields map[string]appField
-	order  []string // field codes as kintone lists them
-	flow   *flow
+	order  []string // field codes as kintone lists them, without those in tables
+
+	flow    *flow       // the settings that are live
+	preview *flow       // the settings as they will be after the next deploy
+	pending []string    // who changed the preview since it was last live, in order
+	deploy  DeployState // of the last deploy, "" if there was none
+	locked  time.Time   // until when records cannot be written, because of a deploy
 
 	// Records nobody has written to are not there: they look like template. Pages hold the others; record n is in page
 	// (n-1)/pageSize. Record numbers past the last page and past App.Records were never used.
@@ -24,7 +29,8 @@ type app struct {
 	pages    []*[pageSize]recordData
 	last     int64 // greatest record number ever used
 	live     int
-	standing map[string]int // by status: how many records are in it
+	standing map[string]int  // by status: how many records are in it
+	keys     map[string]keys // by field: of those that were asked for by value
 }
 
 // appField is a field of an app, built in or further.
@@ -61,7 +67,7 @@ const (
 
 // newApp checks and completes an app.
 func (k *Kintone) newApp(spec App) (*app, error) {
-	a := &app{App: spec, fields: map[string]appField{}, standing: map[string]int{}, flow: &flow{}}
+	a := &app{App: spec, fields: map[string]appField{}, standing: map[string]int{}, keys: map[string]keys{}, flow: &flow{}}
 	orDefault(&a.StatusField, "Status")
 	orDefault(&a.AssigneeField, "Assignee")
 	orDefault(&a.RecordNumberField, "Record_number")
@@ -93,21 +99,25 @@ func (k *Kintone) newApp(spec App) (*app, error) {
 	}
 	for _, f := range a.App.Fields {
 		_, taken := a.fields[f.Code]
-		if _, known := operators[f.Type]; !known || taken || f.Code == "" {
+		table, there := a.fields[f.Table]
+		if _, known := operators[f.Type]; !known || taken || f.Code == "" || f.Table != "" && there && table.Type != "SUBTABLE" {
 			wrong = append(wrong, fmt.Errorf("field %q of type %q: code taken or type not known", f.Code, f.Type))
 		}
 		a.addField(f)
 	}
-	f, err := k.newFlow(a, a.Process)
-	if err := errors.Join(append(wrong, err)...); err != nil {
+	k.learn(a.Process)
+	f, refusal := k.newFlow(a, a.Process)
+	if refusal != nil {
+		wrong = append(wrong, refusal)
+	}
+	if err := errors.Join(wrong...); err != nil {
 		return nil, err
 	}
 	f.revision = 1
-	a.flow = f
 	a.template = recordData{revision: 1, modifier: Administrator, updated: time.Now().UnixNano(), condition: present}
 	a.last, a.live = int64(a.Records), a.Records
 	a.standing[""] = a.Records
-	a.start()
+	a.goLive(f)
 	return a, nil
 }
 
@@ -119,7 +129,12 @@ func orDefault(s *string, value string) {
 
 func (a *app) addField(f Field) {
 	a.fields[f.Code] = appField{f, false}
-	a.order = append(a.order, f.Code)
+	switch _, there := a.fields[f.Table]; {
+	case f.Table == "":
+		a.order = append(a.order, f.Code)
+	case !there:
+		a.addField(Field{Code: f.Table, Type: "SUBTABLE"})
+	}
 }
 
 // start puts the records that have no status yet into the first one, once there is one: turning process management on
@@ -142,6 +157,51 @@ func (a *app) start() {
 	}
 	a.standing[first.Name] += a.standing[""]
 	delete(a.standing, "")
+}
+
+// goLive puts settings in force: records move along with the statuses that were renamed, and the preview is the same from
+// here on. No record may stand in a status that is gone (vanishing).
+func (a *app) goLive(f *flow) {
+	renamed := map[string]string{}
+	for i, s := range f.States {
+		if was := f.origins[i]; was != "" && was != s.Name {
+			renamed[was] = s.Name
+		}
+	}
+	if len(renamed) > 0 {
+		move := func(r *recordData) {
+			if name, ok := renamed[r.status]; ok {
+				r.status = name
+			}
+		}
+		move(&a.template)
+		for _, p := range a.pages {
+			for i := 0; p != nil && i < pageSize; i++ {
+				move(&p[i])
+			}
+		}
+		standing := map[string]int{}
+		for status, n := range a.standing {
+			if name, ok := renamed[status]; ok {
+				status = name
+			}
+			standing[status] += n
+		}
+		a.standing = standing
+	}
+	a.flow = f.settled()
+	a.preview, a.pending = a.flow, nil
+	a.start()
+}
+
+// vanishing returns a status that records stand in and that settings do not have any more, and how many they are.
+func (a *app) vanishing(f *flow) (status string, records int) {
+	for status, n := range a.standing {
+		if n > 0 && status != "" && !slices.Contains(f.origins, status) {
+			return status, n
+		}
+	}
+	return "", 0
 }
 
 // look returns a record to be read only; its condition may be other than present.
@@ -219,6 +279,15 @@ func (a *app) set(record int64, s RecordState) {
 	if more.hidden || more.creator != Administrator || len(more.fields) > 0 {
 		r.more = &more
 	}
+	a.noteKeys(record, r)
+}
+
+// remove deletes a record.
+func (a *app) remove(record int64) {
+	r := a.touch(record)
+	a.standing[r.status]--
+	*r = recordData{condition: deleted}
+	a.live--
 }
 
 // value returns what a record holds in a further field.

@@ -1,8 +1,6 @@
 package simulator
 
 import (
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,6 +14,7 @@ type flow struct {
 	Process
 	revision int64          // of the app's settings; unrelated to the revisions of records (docs/kintone.md 5)
 	states   map[string]int // name to position
+	origins  []string       // by position: the live status that this one was renamed from, "" for a new one
 	leaving  map[leave][]arrow
 }
 
@@ -34,6 +33,7 @@ type statusChange struct {
 	revision int64 // anyRevision: not checked
 	action   string
 	assignee string // "": none given
+	again    bool   // the call named the record before
 }
 
 // anyRevision is what a client sends, or implies by sending none, to have the revision not checked (SEED2, SEED3).
@@ -42,8 +42,8 @@ const anyRevision = -1
 // caller is who makes a request. A token acts as Administrator.
 type caller struct {
 	login    string
-	language string // of action and status names: "" means the untranslated ones
-	token    bool
+	language string   // of action and status names: "" means the untranslated ones
+	tokens   []string // nil: by password
 }
 
 // move is a status change that was found to be possible.
@@ -72,95 +72,160 @@ type origin struct {
 	foreign bool
 }
 
-// newFlow checks process settings as kintone does when they are saved.
-func (k *Kintone) newFlow(a *app, p Process) (*flow, error) {
+// newFlow checks process settings as kintone does when they are saved. Every status counts as one that is live under its
+// name; who renames some has to say so in origins. Paths of what is wrong go by the names of statuses.
+func (k *Kintone) newFlow(a *app, p Process) (*flow, *Refusal) {
 	f := &flow{Process: p.clone(), states: map[string]int{}, leaving: map[leave][]arrow{}}
-	var wrong []error
-	object := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
-
+	bad := complaints{}
+	var unknown *Refusal // the first one of those that have a code of their own
+	object := func(r *Refusal) {
+		if unknown == nil {
+			unknown = r
+		}
+	}
 	if p.Enabled && len(p.States) == 0 {
-		object("process management without a status cannot be enabled")
+		bad.add("enable", wantsStatus)
 	}
 	for i := range f.States {
 		s := &f.States[i]
+		at := "states." + s.Name
 		if s.AssigneeType == "" {
 			s.AssigneeType = One
 		}
-		if _, twice := f.states[s.Name]; twice || !nameable(s.Name) {
-			object("status name %q is empty, too long or taken", s.Name)
+		f.origins = append(f.origins, s.Name)
+		badName(bad, at+".name", s.Name)
+		if _, twice := f.states[s.Name]; twice {
+			bad.add(at+".name", isTaken)
 		}
 		f.states[s.Name] = i
 		if !slices.Contains([]AssigneeType{One, Any, All}, s.AssigneeType) {
-			object("status %q: no assignee type %q", s.Name, s.AssigneeType)
+			bad.add(at+".assignee.type", notAMember)
 		}
 		// The first status is always ONE with nobody or the creator's field, and CREATOR itself is refused there
 		// (docs/kintone.md 3, Assignees).
 		byCreator := len(s.Entities) == 1 && s.Entities[0].Type == "FIELD_ENTITY" && s.Entities[0].Code == a.CreatorField
 		if i == 0 && (s.AssigneeType != One || len(s.Entities) > 0 && !byCreator) {
-			object("first status %q: assignees can be ONE with nobody or with FIELD_ENTITY %s", s.Name, a.CreatorField)
+			bad.add(at+".assignee", firstByNobody)
 		}
-		wrong = append(wrong, k.checkEntities(a, s.Entities))
+		object(k.checkEntities(a, s.Entities, at+".assignee.entities", bad))
 	}
-	for _, action := range f.Actions {
-		_, from := f.states[action.From]
-		_, to := f.states[action.To]
-		if !nameable(action.Name) || !from || !to {
-			object("action %q from %q to %q: name empty or too long, or no such status", action.Name, action.From, action.To)
+	for i := range f.Actions {
+		action := &f.Actions[i]
+		at := "actions[" + strconv.Itoa(i) + "]"
+		badName(bad, at+".name", action.Name)
+		if _, ok := f.states[action.From]; !ok {
+			bad.add(at+".from", noSuchStatus)
+		}
+		if _, ok := f.states[action.To]; !ok {
+			bad.add(at+".to", noSuchStatus)
 		}
 		if len(action.Executable) > 0 && !action.Secondary {
-			object("action %q: only a secondary action has executable users", action.Name)
+			bad.add(at+".executableUser", onlySecondary)
 		}
-		wrong = append(wrong, k.checkEntities(a, action.Executable))
-		matches, err := k.condition(a, action.FilterCond)
-		if err != nil {
-			object("action %q: filter condition: %w", action.Name, err)
+		object(k.checkEntities(a, action.Executable, at+".executableUser.entities", bad))
+		matches, refusal := k.condition(a, action.FilterCond)
+		if refusal != nil && refusal.Code == "CB_VA01" {
+			bad.add(at+".filterCond", noCondition)
+		} else {
+			object(refusal)
 		}
 		exit := leave{action.From, action.Name}
-		f.leaving[exit] = append(f.leaving[exit], arrow{action, matches})
+		f.leaving[exit] = append(f.leaving[exit], arrow{*action, matches})
 	}
-	return f, errors.Join(wrong...)
+	if refusal := bad.refusal(); refusal != nil {
+		return nil, refusal
+	}
+	return f, unknown
 }
 
-// nameable reports whether kintone takes a name for a status or an action (SEED1: at most 64 characters).
-func nameable(name string) bool {
-	return name != "" && utf8.RuneCountInString(name) <= maxName
+// badName notes a name that kintone does not take for a status or an action (SEED1: at most 64 characters).
+func badName(bad complaints, at, name string) {
+	switch {
+	case name == "":
+		bad.add(at, notAString)
+	case utf8.RuneCountInString(name) > maxName:
+		bad.add(at, isTooLong)
+	}
 }
 
 const maxName = 64
 
-// checkEntities refuses what would make a test mean something else than it says.
-func (k *Kintone) checkEntities(a *app, entities []Entity) error {
-	for _, e := range entities {
+// group names a group or an organisation.
+type group struct{ kind, code string }
+
+// learn makes the groups and organisations known that a test or a demonstration names in its settings.
+func (k *Kintone) learn(p Process) {
+	note := func(entities []Entity) {
+		for _, e := range entities {
+			g := group{e.Type, e.Code}
+			if _, known := k.groups[g]; (e.Type == "GROUP" || e.Type == "ORGANIZATION") && (e.Members != nil || !known) {
+				k.groups[g] = slices.Clone(e.Members)
+			}
+		}
+	}
+	for _, s := range p.States {
+		note(s.Entities)
+	}
+	for _, action := range p.Actions {
+		note(action.Executable)
+	}
+}
+
+// checkEntities refuses entities that do not exist, and fills in the members of groups and organisations. Users of a
+// guest space are written guest/login, and departments cannot stand in its apps (SEED1). An external custom field cannot be
+// checked. What does not exist has a code of its own if it is a user or an organisation (docs/kintone.md 2.3); for the
+// rest none is recorded.
+func (k *Kintone) checkEntities(a *app, entities []Entity, at string, bad complaints) *Refusal {
+	for i := range entities {
+		e := &entities[i]
+		path := at + "[" + strconv.Itoa(i) + "].entity"
 		switch e.Type {
 		case "USER":
-			if _, ok := k.users[e.Code]; !ok {
-				return fmt.Errorf("no user %q: call AddUser first", e.Code)
+			if strings.HasPrefix(e.Code, "guest/") && a.GuestSpace == 0 {
+				bad.add(path+".code", noSuchEntity)
+			} else if _, ok := k.users[e.Code]; !ok {
+				return refuse("GAIA_IL26", e.Code)
 			}
+		case "GROUP", "ORGANIZATION":
+			members, ok := k.groups[group{e.Type, e.Code}]
+			switch {
+			case e.Type == "ORGANIZATION" && a.GuestSpace != 0:
+				bad.add(path+".type", noSuchEntity)
+			case !ok && e.Type == "ORGANIZATION":
+				return refuse("GAIA_IL28", e.Code)
+			case !ok:
+				bad.add(path+".code", noSuchEntity)
+			}
+			e.Members = members
 		case "FIELD_ENTITY":
 			switch a.fields[e.Code].Type {
-			case "CREATOR", "MODIFIER", "USER_SELECT":
+			case "CREATOR", "MODIFIER", "USER_SELECT", "GROUP_SELECT", "ORGANIZATION_SELECT":
 			default:
-				return fmt.Errorf("field %q holds no user", e.Code)
+				bad.add(path+".code", noSuchEntity)
 			}
-		case "GROUP", "ORGANIZATION", "CREATOR", "CUSTOM_FIELD":
+		case "CUSTOM_FIELD":
+			if e.Code == "" {
+				bad.add(path+".code", notAString)
+			}
+		case "CREATOR":
 		default:
-			return fmt.Errorf("no entity type %q", e.Type)
+			bad.add(path+".type", notAMember)
 		}
 	}
 	return nil
 }
 
 // condition compiles a filter condition. The status field cannot be used in it (SEED1).
-func (k *Kintone) condition(a *app, cond string) (predicate, error) {
+func (k *Kintone) condition(a *app, cond string) (predicate, *Refusal) {
 	if strings.TrimSpace(cond) == "" {
 		return nil, nil
 	}
 	q, refusal := k.compile(a, cond, caller{})
 	switch {
-	case refusal != nil:
+	case refusal != nil && refusal.Code != "GAIA_ST02":
 		return nil, refusal
-	case q.ordered || q.limited || q.skipped || q.usesStatus:
-		return nil, errors.New("order by, limit, offset and the status field do not belong here")
+	case refusal != nil || q.ordered || q.limited || q.skipped || q.usesStatus:
+		return nil, unreadable()
 	}
 	return q.matches, nil
 }
@@ -209,13 +274,16 @@ func (f *flow) named(language, status, name string) []arrow {
 }
 
 // judge checks the members of one status call in their order, and returns the first objection or everything that is to
-// happen. It changes nothing. The members are of different records.
+// happen. It changes nothing. The members are of different records; see inTurn for those that are not.
 func (k *Kintone) judge(a *app, actor caller, changes []statusChange) ([]move, *Refusal) {
 	if !a.flow.Enabled {
 		return nil, refuse("GAIA_ST02", "")
 	}
 	if slices.Contains(a.HiddenFields, a.StatusField) || slices.Contains(a.HiddenFields, a.AssigneeField) {
 		return nil, refuse("CB_NO02", "") // the caller must be able to view the fields (SEED2, SEED3)
+	}
+	if repeated(changes) {
+		return nil, refuse(k.cfg.NamedTwice, "") // CB_VA01 was said earlier, with the place
 	}
 	moves := make([]move, 0, len(changes))
 	for _, c := range changes {
@@ -248,6 +316,9 @@ func (k *Kintone) judgeOne(a *app, actor caller, c statusChange) (move, *Refusal
 	}
 	// Two actions of one name are an error even if only one's condition is met (SEED2, SEED3). The code of that error is
 	// not recorded.
+	if len(arrows) > 1 {
+		return move{}, refuse(k.cfg.TwoActions, "")
+	}
 	if len(arrows) != 1 || arrows[0].matches != nil && !arrows[0].matches(c.record, r) {
 		return move{}, refuse("GAIA_IL03", "")
 	}
@@ -270,6 +341,38 @@ func (k *Kintone) judgeOne(a *app, actor caller, c statusChange) (move, *Refusal
 		assignees = []string{c.assignee}
 	}
 	return move{c.record, action.Name, r.status, action.To, 2, assignees}, nil
+}
+
+// repeated reports whether a record is named twice.
+func repeated(changes []statusChange) bool {
+	return slices.ContainsFunc(changes, func(c statusChange) bool { return c.again })
+}
+
+// inTurn carries the members of one call out one by one, each judged by what those before it left, and takes all of it
+// back if one is refused.
+func (k *Kintone) inTurn(a *app, by caller, changes []statusChange, o origin) ([]int64, *Refusal) {
+	before := make(map[int64]recordData, len(changes))
+	logged := len(k.log)
+	var revisions []int64
+	for _, c := range changes {
+		c.again = false
+		moves, refusal := k.judge(a, by, []statusChange{c})
+		if refusal != nil {
+			for record, data := range before {
+				r := a.touch(record)
+				a.standing[r.status]--
+				a.standing[data.status]++
+				*r = data
+			}
+			k.log = k.log[:logged]
+			return nil, refusal
+		}
+		if _, known := before[c.record]; !known {
+			before[c.record] = *a.look(c.record)
+		}
+		revisions = append(revisions, k.commit(a, by, moves, o)...)
+	}
+	return revisions, nil
 }
 
 func (a *app) assigneeType(r *recordData) AssigneeType {

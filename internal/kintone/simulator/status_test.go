@@ -392,6 +392,44 @@ func TestActionNamesDependOnTheLanguage(t *testing.T) {
 	}
 }
 
+// EMU (docs/kintone.md 3, Action names and language): a user's own setting goes before Accept-Language.
+func TestLanguageOfTheUserWins(t *testing.T) {
+	p := simulator.Workflow()
+	p.Translations = map[string]map[string]string{"ja": {"Start": "開始"}}
+	k := newKintone(t, simulator.App{Process: p})
+	if err := k.SetLanguage("sato", "ja"); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, putOne(t, k, `{"app":5,"id":1,"action":"Start"}`, as("sato", "sato")), 400, "GAIA_IL03")
+	if a := get(t, k, "/k/v1/app/status.json?app=5&lang=user", as("sato", "sato")); !strings.Contains(a.body, "開始") {
+		t.Errorf("settings are %s, want them in Japanese", a.body)
+	}
+	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"開始"}`, as("sato", "sato")))
+	wantOK(t, putOne(t, k, `{"app":5,"id":2,"action":"Start"}`, as("mori", "mori")))
+}
+
+// S-get, HELP-proc (docs/kintone.md 3 and 5): a user who is gone is left out of the settings, and the records that wait for
+// him are stuck until somebody else is assigned.
+func TestRemovedUser(t *testing.T) {
+	k := managed(t, simulator.Config{}, simulator.App{Process: assigned()})
+	wantOK(t, putSettings(t, k, `{"app":5,"enable":true}`))
+	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"To check","assignee":"mori"}`))
+	k.RemoveUser("mori")
+	for _, target := range []string{"/k/v1/app/status.json?app=5", "/k/v1/preview/app/status.json?app=5"} {
+		if a := get(t, k, target); strings.Contains(a.body, "mori") || !strings.Contains(a.body, "sato") {
+			t.Errorf("settings are %s, want sato and not mori", a.body)
+		}
+	}
+	if s := settings(t, k); s.LiveRevision != 1 || s.PreviewRevision != 2 {
+		t.Errorf("revisions are %d and %d, want them as they were", s.LiveRevision, s.PreviewRevision)
+	}
+	wantRefusal(t, putOne(t, k, `{"app":5,"id":1,"action":"Done"}`), 403, "GAIA_NT01")
+	wantRefusal(t, putOne(t, k, `{"app":5,"id":2,"action":"To check","assignee":"mori"}`), 400, "GAIA_IL26")
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("mori", "mori")), 401, "CB_WA01")
+	wantOK(t, send(t, k, request("PUT", "/k/v1/record/assignees.json", `{"app":5,"id":1,"assignees":["sato"]}`)))
+	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"Done"}`, as("sato", "sato")))
+}
+
 // The commit log is the oracle: total order, revisions, actors, and what people did.
 func TestCommitLog(t *testing.T) {
 	k := newKintone(t, simulator.App{})
