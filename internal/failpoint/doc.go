@@ -37,6 +37,10 @@ var Names = []string{
 
 	// A lane.
 	"log.taken",       // the first of some entries was looked at, nothing is decided
+	"find.asking",     // keys are about to be looked up
+	"find.found",      // their records are known
+	"matches.making",  // a key has found several records, no job was made for them
+	"matches.made",    // the jobs are in the ledger, and memory does not know
 	"look.asking",     // records are about to be read for inspection
 	"look.read",       // they were read
 	"slot.filling",    // a request is planned and does not stand in a slot yet

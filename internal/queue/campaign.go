@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,19 +17,20 @@ import (
 
 // Campaign is a set of jobs that were published together.
 type Campaign struct {
-	V           int               `json:"v"`
-	Name        string            `json:"name"`
-	Site        string            `json:"site"`
-	FileSHA256  string            `json:"fileSha256,omitempty"`
-	By          string            `json:"by,omitempty"`
-	Total       int               `json:"total"`
-	Published   int               `json:"published"` // how far publishing got
-	Started     time.Time         `json:"started"`
-	Finished    time.Time         `json:"finished,omitzero"`  // of publishing
-	Cancelled   time.Time         `json:"cancelled,omitzero"` // jobs not yet sent are not to be sent
-	CancelledBy string            `json:"cancelledBy,omitempty"`
-	MaxDead     *int              `json:"maxDead,omitempty"` // more dead than this cancel the rest; nil = any number
-	Options     map[string]string `json:"options,omitempty"`
+	V            int               `json:"v"`
+	Name         string            `json:"name"`
+	Site         string            `json:"site"`
+	FileSHA256   string            `json:"fileSha256,omitempty"`
+	By           string            `json:"by,omitempty"`
+	Total        int               `json:"total"`
+	Published    int               `json:"published"` // how far publishing got
+	Started      time.Time         `json:"started"`
+	Finished     time.Time         `json:"finished,omitzero"`  // of publishing
+	Cancelled    time.Time         `json:"cancelled,omitzero"` // jobs not yet sent are not to be sent
+	CancelledBy  string            `json:"cancelledBy,omitempty"`
+	CancelledWhy string            `json:"cancelledWhy,omitempty"` // reason code; "" = somebody wanted it
+	MaxDead      *int              `json:"maxDead,omitempty"`      // more dead than this cancel the rest; nil = any number
+	Options      map[string]string `json:"options,omitempty"`
 }
 
 // PutCampaign stores a campaign as it is, over whatever was there.
@@ -157,6 +159,64 @@ func (q *Queue) Facts(ctx context.Context, site string, app int64) (Facts, error
 		return Facts{}, fmt.Errorf("facts of app %d: %w", app, err)
 	}
 	return *c.Facts, nil
+}
+
+// SiteOfDomain returns the site whose owner reaches kintone at a domain, which may be written as in a browser
+// ("https://c-bot.cybozu.com/") and with or without the .s. of hosts that ask for a client certificate. A site that is
+// given ("" = any) must be that one. The error says which domains are known: those at which a worker has owned a site.
+func (q *Queue) SiteOfDomain(ctx context.Context, domain, site string) (string, error) {
+	var sites, known []string
+	for m, err := range q.scan(ctx, "KV_"+q.bucket("control"), "$KV."+q.bucket("control")+".*") {
+		if err == nil && m.gone() {
+			continue
+		}
+		var c Control
+		if err == nil {
+			c, err = q.decodeControl(m.stored)
+		}
+		switch {
+		case err != nil:
+			return "", fmt.Errorf("site of domain %q: %w", domain, err)
+		case c.Facts == nil || c.Facts.Domain == "":
+			continue
+		case plainHost(c.Facts.Domain) == plainHost(domain):
+			sites = append(sites, c.Site)
+		}
+		known = append(known, fmt.Sprintf("%s (site %s)", c.Facts.Domain, c.Site))
+	}
+	slices.Sort(sites)
+	slices.Sort(known)
+	switch {
+	case site != "" && slices.Contains(sites, site):
+		return site, nil
+	case site != "" && len(sites) > 0:
+		return "", fmt.Errorf("domain %q belongs to site %s, not to %s", domain, strings.Join(sites, " and "), site)
+	case len(sites) > 1:
+		return "", fmt.Errorf("domain %q belongs to the sites %s: say which", domain, strings.Join(sites, ", "))
+	case len(sites) == 1:
+		return sites[0], nil
+	case len(known) == 0:
+		return "", fmt.Errorf("domain %q: %w: no worker has told its domain yet", domain, ErrGone)
+	}
+	return "", fmt.Errorf("domain %q: %w: known are %s", domain, ErrGone, strings.Join(known, ", "))
+}
+
+// plainHost is a domain as domains are compared: without scheme, path and port, in lower case, and without the label s
+// that kintone puts behind the subdomain for those who bring a client certificate (JAVA: example.s.cybozu.com).
+func plainHost(domain string) string {
+	host := strings.ToLower(strings.TrimSpace(domain))
+	if _, rest, ok := strings.Cut(host, "://"); ok {
+		host = rest
+	}
+	host, _, _ = strings.Cut(host, "/")
+	if name, port, ok := strings.Cut(host, ":"); ok && !strings.Contains(port, ":") {
+		host = name
+	}
+	host = strings.TrimSuffix(host, ".")
+	if labels := strings.Split(host, "."); len(labels) > 3 && labels[1] == "s" {
+		host = strings.Join(slices.Delete(labels, 1, 2), ".")
+	}
+	return host
 }
 
 // SetPause pauses an app, or a whole site with app 0; nil resumes it.

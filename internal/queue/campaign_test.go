@@ -181,3 +181,46 @@ func TestAskAndServe(t *testing.T) {
 		wantErr(t, "after stop", err, queue.ErrNoWorker)
 	})
 }
+
+// A domain is the same domain however it is written, and with the .s. of those who bring a client certificate
+// (JAVA: the host becomes {sub}.s.cybozu.com).
+func TestSiteOfDomain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serve(t)
+		q := s.Connect(t)
+		_, err := q.SiteOfDomain(t.Context(), "c-bot.cybozu.com", "")
+		wantErr(t, "before a worker has run", err, queue.ErrGone)
+		for site, domain := range map[string]string{"main": "c-bot.s.cybozu.com", "abroad": "C-Bot.kintone.com", "test": "127.0.0.1:8080", "east": "x.cybozu.cn", "west": "x.cybozu.cn"} {
+			if err := q.PutFacts(t.Context(), site, 0, queue.Facts{Domain: domain}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// What is known of an app, or is stored under a longer key, is not about a site.
+		if err := q.PutFacts(t.Context(), "main", 5, queue.Facts{AppName: "受注", Domain: "x.cybozu.com"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct{ domain, site, want string }{
+			{"c-bot.cybozu.com", "", "main"},
+			{"C-BOT.S.Cybozu.com.", "", "main"},
+			{" https://c-bot.cybozu.com/k/5/show#record=1 ", "", "main"},
+			{"c-bot.cybozu.com:443", "main", "main"},
+			{"c-bot.kintone.com", "", "abroad"},
+			{"127.0.0.1", "", "test"},
+			{"http://127.0.0.1:8080", "", "test"},
+			{"x.cybozu.cn", "west", "west"},
+			{"x.cybozu.cn", "", ""},     // which of the two?
+			{"x.cybozu.cn", "main", ""}, // another one's
+			{"c-bot.cybozu.com", "abroad", ""},
+			{"x.cybozu.com", "", ""},
+			{"bot.cybozu.com", "", ""},
+			{"c-bot.cybozu.cn", "", ""},
+			{"s.cybozu.com", "", ""},
+			{"", "", ""},
+		} {
+			site, err := q.SiteOfDomain(t.Context(), c.domain, c.site)
+			if site != c.want || (err == nil) != (c.want != "") {
+				t.Errorf("SiteOfDomain(%q, %q) = %q, %v; want %q", c.domain, c.site, site, err, c.want)
+			}
+		}
+	})
+}

@@ -17,6 +17,7 @@ type DeadFilter struct {
 	App                         int64
 	Campaign, Job, Reason, Code string
 	Request                     string // of an unknown outcome: all jobs of a request share one fate
+	Parent                      string // of jobs that were made of this one
 	Record                      int64
 	Limit                       int // at most so many; 0 = all
 }
@@ -39,7 +40,7 @@ func (q *Queue) Dead(ctx context.Context, f DeadFilter) iter.Seq2[DeadLetter, er
 				return
 			}
 			if f.Record != 0 && f.Record != d.Job.Record || f.Reason != "" && f.Reason != d.Reason || f.Code != "" && f.Code != d.Code ||
-				f.Request != "" && (d.Evidence == nil || f.Request != d.Evidence.Request) {
+				f.Parent != "" && f.Parent != d.Parent || f.Request != "" && (d.Evidence == nil || f.Request != d.Evidence.Request) {
 				continue
 			}
 			if !yield(d, nil) {
@@ -158,7 +159,7 @@ func (q *Queue) revive(ctx context.Context, d DeadLetter, note Audit) error {
 	attempts = append(attempts, Attempt{At: time.Now().UTC(), Reason: ReasonRetried, Message: Signed(note.By, note.Reason)})
 	failpoint.Hit("retry.sending")
 	err = q.remove(ctx, d, note, func(b *batch) {
-		b.add(subject, Parked{V: 1, Job: d.Job, Seq: d.Seq, Due: time.Now(), Reason: ReasonRetried, Attempts: attempts, Parent: d.Parent})
+		b.add(subject, Parked{V: 1, Job: d.Job, Seq: d.Seq, Due: time.Now(), Reason: ReasonRetried, Attempts: attempts, Parent: d.Parent, Matches: d.Matches, After: d.After})
 	})
 	if err == nil {
 		failpoint.Hit("retry.stored")

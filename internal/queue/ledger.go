@@ -160,7 +160,9 @@ type DeadLetter struct {
 	Attempts []Attempt `json:"attempts,omitempty"`
 	Evidence *Evidence `json:"evidence,omitempty"`
 	Died     time.Time `json:"died"`
-	Parent   string    `json:"parent,omitempty"` // the job that it was made of, when a key found its record
+	Parent   string    `json:"parent,omitempty"`  // the job that it was made of, when a key found its record
+	Matches  int       `json:"matches,omitempty"` // as in Parked, so that one that is sent again goes on where it was
+	After    int64     `json:"after,omitempty"`
 
 	At      uint64 `json:"-"` // its place in the ledger
 	subject string // where it was read; the job may be edited afterwards
@@ -341,6 +343,11 @@ var errSwapLost = errors.New("somebody else was first")
 // All copies expect the same sequence, so at most one is ever stored. A refusal of one copy says nothing about the
 // copies before it.
 func (q *Queue) swap(ctx context.Context, expected uint64, messages []*nats.Msg, mine func(stored) bool) (uint64, error) {
+	return q.swapIn(ctx, q.ledgerName(), expected, messages, mine)
+}
+
+// swapIn is swap in any stream.
+func (q *Queue) swapIn(ctx context.Context, stream string, expected uint64, messages []*nats.Msg, mine func(stored) bool) (uint64, error) {
 	subject := messages[0].Subject
 	messages[0].Header[headerExpected] = []string{strconv.FormatUint(expected, 10)}
 	unclear := false
@@ -364,7 +371,7 @@ func (q *Queue) swap(ctx context.Context, expected uint64, messages []*nats.Msg,
 			failpoint.Hit("ledger.answered")
 			return last - uint64(len(messages)) + 1, nil
 		}
-		failure := q.unanswered(ctx, q.ledgerName(), err)
+		failure := q.unanswered(ctx, stream, err)
 		if errors.Is(failure, ErrNoQueue) {
 			return giveUp(failure)
 		}
@@ -373,7 +380,7 @@ func (q *Queue) swap(ctx context.Context, expected uint64, messages []*nats.Msg,
 		if refusal(err) != 0 && (isSwapRefused(err) || unclear) {
 			// Somebody's write is in the way, or perhaps an earlier copy of ours. The leader knows; and even one that has
 			// been voted out and does not know it yet only tells of what was true.
-			m, readErr := q.last(ctx, q.ledgerName(), subject)
+			m, readErr := q.last(ctx, stream, subject)
 			// Who shows an older message than we have seen leads no more.
 			if readErr == nil && m.Seq != expected && (m.Seq > expected || m.Seq == 0) {
 				if mine(m) {

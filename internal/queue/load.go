@@ -26,8 +26,10 @@ type Loader struct {
 // Waiting is a parked job as a lane keeps it. The job itself stays in the ledger: [Queue.ParkedAt] reads it.
 type Waiting struct {
 	ParkedRef
-	Seq uint64 // its place in the log, which is its place in line
-	Due time.Time
+	Seq      uint64 // its place in the log, which is its place in line
+	Due      time.Time
+	Key      *Key // of one whose record is not known yet
+	Campaign string
 }
 
 // End is what a lane keeps of a [Result].
@@ -74,18 +76,14 @@ func (l *Ledger) Load(ctx context.Context, load Loader) error {
 				delete(parked, at)
 				continue
 			}
-			var form struct {
-				V   int       `json:"v"`
-				Seq uint64    `json:"seq"`
-				Due time.Time `json:"due"`
+			w, err := decodeWaiting(m.stored)
+			if err != nil {
+				return fmt.Errorf("app %d: ledger entry %d: %w", l.app, m.Seq, err)
 			}
-			if err := json.Unmarshal(m.Data, &form); err != nil {
-				return fmt.Errorf("app %d: ledger entry %d: unreadable: %w", l.app, m.Seq, err)
+			if w.ParkedRef = (ParkedRef{Record: record, Job: job, At: m.Seq}); record > 0 {
+				w.Key = nil // it was found
 			}
-			if form.V > 1 {
-				return fmt.Errorf("app %d: ledger entry %d: %w", l.app, m.Seq, ErrNewerVersion)
-			}
-			parked[at] = Waiting{ParkedRef: ParkedRef{Record: record, Job: job, At: m.Seq}, Seq: form.Seq, Due: form.Due}
+			parked[at] = w
 			continue
 		}
 		if _, _, _, _, ok := parseResultsSubject(l.q.prefix, m.Subject); !ok || load.Ended == nil {
@@ -109,6 +107,28 @@ func (l *Ledger) Load(ctx context.Context, load Loader) error {
 	failpoint.Hit("load.done")
 	l.retried = l.q.newReader(l.q.ledgerName(), barrier+1, l.q.filter("parked", l.site, orAnyNumber(l.app), "", ""))
 	return nil
+}
+
+// decodeWaiting reads what a lane keeps of a parked job, apart from what stands in its subject.
+func decodeWaiting(m stored) (Waiting, error) {
+	var form struct {
+		V   int       `json:"v"`
+		Seq uint64    `json:"seq"`
+		Due time.Time `json:"due"`
+	}
+	if err := decode(m, &form); err != nil {
+		return Waiting{}, err
+	}
+	var of struct {
+		Job struct {
+			Key      *Key   `json:"key"`
+			Campaign string `json:"campaign"`
+		} `json:"job"`
+	}
+	if err := json.Unmarshal(m.Data, &of); err != nil {
+		return Waiting{}, fmt.Errorf("unreadable: %w", err)
+	}
+	return Waiting{Seq: form.Seq, Due: form.Due, Key: of.Job.Key, Campaign: of.Job.Campaign}, nil
 }
 
 // inLine orders parked jobs as their jobs stand in the log; children of one job, which share its place, as they were

@@ -45,7 +45,7 @@ func ended(results []queue.Result) []queue.End {
 func TestResultsAreReadByTheirShape(t *testing.T) {
 	full := queue.Result{
 		Seq: 1<<53 + 1, Job: "j1", Record: 999_999_999_999_999_999, Outcome: queue.Dead, Revision: 14, Reason: "refused", Code: "GAIA_X",
-		Message: `"quoted", \, }, ]}, <b>, 待`, Ref: "PO-77", At: time.Now().UTC(),
+		Message: `"quoted", \, }, ]}, <b>, 待`, Ref: "PO-77", Parent: `p "1"`, Matches: 3, At: time.Now().UTC(),
 		Attempts: []queue.Attempt{{At: time.Now().UTC(), Request: "r", Reason: "busy", Code: "c", Message: `{"seq":9}`}, {}},
 	}
 	for field, value := range reflect.ValueOf(full).Fields() {
@@ -57,7 +57,7 @@ func TestResultsAreReadByTheirShape(t *testing.T) {
 		"every member":  {full, full},
 		"no member":     {{}},
 		"no result":     {},
-		"every outcome": {{Outcome: queue.Applied}, {Outcome: queue.Already}, {Outcome: queue.Unknown}, {Outcome: queue.Cancelled}, {Outcome: queue.Duplicate}, {Outcome: "new"}},
+		"every outcome": {{Outcome: queue.Applied}, {Outcome: queue.Already}, {Outcome: queue.Unknown}, {Outcome: queue.Cancelled}, {Outcome: queue.Duplicate}, {Outcome: queue.Matched}, {Outcome: "new"}},
 		"some members":  {{Reason: `"odd", {[ 待`}, {Revision: 3, Message: "m"}, {Code: "c", Reason: "r"}, {Attempts: []queue.Attempt{{}}}, {Reason: "r"}},
 		"odd names":     {{Job: `a"b`}, {Job: `\`}, {Job: `\"`}, {Job: "請求-1"}, {Job: "<&>"}, {Job: "\u2028"}, {Job: "a\xffb"}},
 	} {

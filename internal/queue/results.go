@@ -14,6 +14,7 @@ type ResultFilter struct {
 	Site          string
 	App           int64
 	Campaign, Job string
+	Children      bool // with Job: also those of the jobs that were made of it
 }
 
 func (q *Queue) resultsFilter(f ResultFilter) string {
@@ -67,7 +68,7 @@ func (q *Queue) yieldResults(m delivered, err error, f ResultFilter, yield func(
 		return false
 	}
 	for _, result := range results {
-		if f.Job != "" && f.Job != result.Job {
+		if f.Job != "" && f.Job != result.Job && !(f.Children && f.Job == result.Parent) {
 			continue
 		}
 		if !yield(result, nil) {
@@ -165,6 +166,80 @@ func (q *Queue) findJob(ctx context.Context, site string, app int64, job string)
 	}
 	return state, nil
 }
+
+// Children gives what is known of the jobs that were made of a job in an app, by their ids: where they wait, lie or are
+// under way, and how they ended. What operators did about one is told by FindJob. It reads through what the app has
+// parked, its dead letters, its slots and its results.
+func (q *Queue) Children(ctx context.Context, site string, app int64, parent string) (map[string]*JobState, error) {
+	children, err := q.children(ctx, site, app, parent)
+	if err != nil {
+		return nil, fmt.Errorf("jobs made of %q: %w", parent, err)
+	}
+	return children, nil
+}
+
+func (q *Queue) children(ctx context.Context, site string, app int64, parent string) (map[string]*JobState, error) {
+	children := make(map[string]*JobState)
+	child := func(id string) *JobState {
+		if children[id] == nil {
+			children[id] = new(JobState)
+		}
+		return children[id]
+	}
+	// In the order in which findJob looks, for the same reason.
+	for m, err := range q.scan(ctx, q.ledgerName(), q.filter("parked", site, orAnyNumber(app), "", "")) {
+		if err != nil {
+			return nil, err
+		}
+		if m.gone() {
+			continue
+		}
+		p, err := decodeParked(m.stored)
+		if err != nil {
+			return nil, err
+		}
+		if p.Parent == parent {
+			child(p.Job.ID).Parked = &p
+		}
+	}
+	views, err := q.Slots(ctx, site, app)
+	if err != nil {
+		return nil, err
+	}
+	for _, view := range views {
+		if view.Slot.Request == nil {
+			continue
+		}
+		for _, part := range view.Slot.Request.Parts {
+			for i, m := range part.Members {
+				// A member does not name the job that it was made of, but is called after it and its record.
+				if m.Job == ChildID(parent, m.Record) {
+					s := child(m.Job)
+					s.Slot, s.Request, s.InSlot = &part.Members[i], view.Slot.Request.ID, &view
+				}
+			}
+		}
+	}
+	for d, err := range q.Dead(ctx, DeadFilter{Site: site, App: app, Parent: parent}) {
+		if err != nil {
+			return nil, err
+		}
+		child(d.Job.ID).Dead = &d
+	}
+	for r, err := range q.Results(ctx, ResultFilter{Site: site, App: app, Job: parent, Children: true}) {
+		if err != nil {
+			return nil, err
+		}
+		if r.Parent == parent {
+			s := child(r.Job)
+			s.Results = append(s.Results, r)
+		}
+	}
+	return children, nil
+}
+
+// ChildID is what a job is called that was made of another one for a record that its key matches.
+func ChildID(parent string, record int64) string { return fmt.Sprintf("%s/%d", parent, record) }
 
 // unnamed is what jobs without an id are called; a publisher may not call one so.
 var unnamed = regexp.MustCompile(`^s[0-9]+$`)
