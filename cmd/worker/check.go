@@ -1,17 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
-	"github.com/jedib0t/go-pretty/v6/text"
 
 	"statusq/internal/dispatch"
 	"statusq/internal/kintone"
@@ -34,143 +36,447 @@ type checkRow struct {
 	Todo   string `json:"todo,omitempty"`
 }
 
+// actionRow is an action of an app, as those who write jobs need to know it.
+type actionRow struct {
+	Type     string   `json:"type"`
+	V        int      `json:"v"`
+	Site     string   `json:"site"`
+	App      string   `json:"app"`
+	From     string   `json:"from"`
+	Action   string   `json:"action"` // as a job has to name it
+	To       string   `json:"to"`
+	MayAct   mayAct   `json:"mayAct"`
+	Why      string   `json:"why"`
+	Assignee []string `json:"assignee,omitempty"` // a job has to name one of these
+}
+
+// mayAct says whether the worker's user may run an action.
+type mayAct string
+
+const (
+	mayYes     mayAct = "yes"
+	mayNo      mayAct = "no"
+	mayDepends mayAct = "depends" // on the record
+)
+
 var errCheck = errors.New("not everything works")
 
-// Run asks everybody that the worker depends on. It sends no job, changes nothing, and takes two or three requests per
-// app. It is not the worker: an embedded server that is not running is only looked for.
+// examination is what a check has found so far.
+type examination struct {
+	rows    []checkRow
+	actions []actionRow
+	backlog map[string]map[int64]uint64 // by site and app: jobs in the log
+	spent   map[string]map[int64]int    // by site and app: requests of today that a worker has counted; nil without a queue
+}
+
+// add notes a finding. What is there to do is told only with an error.
+func (x *examination) add(what string, err error, detail, todo string) {
+	r := checkRow{Type: "check", V: 1, What: what, OK: err == nil, Detail: detail}
+	if err != nil {
+		r.Detail, r.Todo = err.Error(), todo
+	}
+	x.rows = append(x.rows, r)
+}
+
+// Run asks everybody that the worker depends on. It sends no job, changes nothing, and takes four requests per app. It is
+// not the worker: an embedded server that is not running is only looked for.
 func (c *checkCmd) Run(stop context.Context, t *terminal) error {
 	sites, err := c.sites()
 	if err != nil {
 		return err
 	}
-	var rows []checkRow
-	add := func(what string, err error, detail, todo string) {
-		r := checkRow{Type: "check", V: 1, What: what, OK: err == nil, Detail: detail}
-		if err != nil {
-			r.Detail, r.Todo = err.Error(), todo
-		}
-		rows = append(rows, r)
-	}
-
-	backlog := make(map[string]map[int64]uint64)
+	x := &examination{backlog: make(map[string]map[int64]uint64), spent: make(map[string]map[int64]int)}
 	q, where, err := c.connect(stop)
-	add("NATS", err, where, "start the worker, or say with STATUSQ_NATS_URL where NATS is")
+	x.add("NATS", err, where, "start the worker, or say with STATUSQ_NATS_URL where NATS is")
 	if err == nil {
 		defer q.Close()
-		findings, err := q.Inspect(stop)
-		if err != nil {
-			add("streams", err, "", "")
-		}
-		for _, f := range findings {
-			var wrong error
-			if !f.OK {
-				wrong = errors.New(f.Detail)
-			}
-			add(f.Name, wrong, f.Detail, "worker setup shows what is missing; --apply creates it")
-		}
-		names := make([]string, len(sites))
-		for i, s := range sites {
-			names[i] = s.name
-		}
-		if strays, err := q.Strays(stop, names); err == nil && len(strays) > 0 {
-			subjects := slices.Sorted(maps.Keys(strays))
-			add("strays", fmt.Errorf("jobs that no site of this worker reads, on %s", strings.Join(subjects[:min(len(subjects), 5)], ", ")),
-				"", "the publisher's subject is wrong, or the site is missing in the configuration; nothing is lost, and nothing is done for them")
-		}
-		for _, s := range sites {
-			if counts, err := q.Backlog(stop, s.name); err == nil {
-				backlog[s.name] = counts
-			}
-		}
+		x.queue(stop, q, sites)
 	}
-
 	for _, s := range sites {
-		client, err := kintone.NewClient(s.client)
-		if err != nil {
-			return usageError{err}
-		}
-		add("site "+s.name, nil, s.client.BaseURL+", signs in "+s.signsIn, "")
-		apps := slices.Collect(maps.Keys(s.apps))
-		apps = append(apps, slices.Collect(maps.Keys(backlog[s.name]))...)
-		apps = append(apps, c.App...)
-		slices.Sort(apps)
-		apps = slices.Compact(apps)
-		if len(apps) == 0 {
-			add("apps of "+s.name, nil, "none configured and none with jobs; look at one with --app ID", "")
-		}
-		for _, id := range apps {
-			cfg, ok := s.apps[id]
-			if !ok {
-				cfg = s.other
-			}
-			detail, todo, err := checkApp(stop, client, id, cfg)
-			if n := backlog[s.name][id]; err == nil && n > 0 {
-				detail += fmt.Sprintf("; %d jobs in the log", n)
-			}
-			add(fmt.Sprintf("app %d of %s", id, s.name), err, detail, todo)
+		if err := x.site(stop, s, c.App); err != nil {
+			return err
 		}
 	}
-
+	if c.JSON {
+		err = x.encode(t.stdout)
+	} else {
+		_, err = fmt.Fprintln(t.stdout, x.tables())
+	}
+	if err != nil {
+		return err
+	}
 	bad := 0
-	for _, r := range rows {
+	for _, r := range x.rows {
 		if !r.OK {
 			bad++
 		}
 	}
-	if c.JSON {
-		lines := json.NewEncoder(t.stdout)
-		for _, r := range rows {
-			if err := lines.Encode(r); err != nil {
-				return err
-			}
-		}
-	} else {
-		tw := table.NewWriter()
-		tw.SetStyle(table.StyleLight)
-		tw.AppendHeader(table.Row{"", "what", "finding"})
-		tw.SetColumnConfigs([]table.ColumnConfig{{Number: 3, WidthMax: 90, WidthMaxEnforcer: text.WrapSoft}})
-		for _, r := range rows {
-			mark, said := "ok", r.Detail
-			if !r.OK {
-				mark = "BAD"
-				if r.Todo != "" {
-					said += "\n→ " + r.Todo
-				}
-			}
-			tw.AppendRow(table.Row{mark, r.What, said})
-		}
-		fmt.Fprintln(t.stdout, tw.Render())
-	}
 	if bad > 0 {
-		return fmt.Errorf("%w: %d of %d findings are bad", errCheck, bad, len(rows))
+		return fmt.Errorf("%w: %d of %d findings are bad", errCheck, bad, len(x.rows))
 	}
 	return nil
 }
 
-// checkApp asks kintone what a lane would ask.
-func checkApp(ctx context.Context, client *kintone.Client, id int64, cfg dispatch.AppConfig) (detail, todo string, err error) {
-	app := kintone.App{ID: id, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens}
+// queue looks at the streams, at what nobody reads, and at what is counted there of kintone's requests.
+func (x *examination) queue(ctx context.Context, q *queue.Queue, sites []site) {
+	findings, err := q.Inspect(ctx)
+	if err != nil {
+		x.add("streams", err, "", "")
+	}
+	for _, f := range findings {
+		var wrong error
+		if !f.OK {
+			wrong = errors.New(f.Detail)
+		}
+		x.add(f.Name, wrong, f.Detail, "worker setup shows what is missing; --apply creates it")
+	}
+	names := make([]string, len(sites))
+	for i, s := range sites {
+		names[i] = s.name
+	}
+	if strays, err := q.Strays(ctx, names); err == nil && len(strays) > 0 {
+		subjects := slices.Sorted(maps.Keys(strays))
+		x.add("strays", fmt.Errorf("jobs that no site of this worker reads, on %s", strings.Join(subjects[:min(len(subjects), 5)], ", ")),
+			"", "the publisher's subject is wrong, or the site is missing in the configuration; nothing is lost, and nothing is done for them")
+	}
+	for _, s := range sites {
+		if counts, err := q.Backlog(ctx, s.name); err == nil {
+			x.backlog[s.name] = counts
+		}
+		x.spent[s.name] = spentToday(ctx, q, s.name)
+	}
+}
+
+// spentToday is how many requests of today the workers have counted, by app: what they have written down and, if one runs,
+// what it says itself.
+func spentToday(ctx context.Context, q *queue.Queue, site string) map[int64]int {
+	spent := make(map[int64]int)
+	today := time.Now().UTC().Format(time.DateOnly)
+	if slots, err := q.Slots(ctx, site, 0); err == nil {
+		for _, s := range slots {
+			if s.Slot.Day == today {
+				spent[s.App] = max(spent[s.App], s.Slot.Spent)
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	var answer struct {
+		Lanes []struct {
+			App           int64 `json:"app"`
+			RequestsToday int   `json:"requestsToday"`
+		} `json:"lanes"`
+	}
+	if raw, err := q.Ask(ctx, site, "lanes", nil); err == nil && json.Unmarshal(raw, &answer) == nil {
+		for _, l := range answer.Lanes {
+			spent[l.App] = max(spent[l.App], l.RequestsToday)
+		}
+	}
+	return spent
+}
+
+// site looks at a kintone and at its apps: those of the configuration, those with jobs, and more.
+func (x *examination) site(ctx context.Context, s site, more []int64) error {
+	client, err := kintone.NewClient(s.client)
+	if err != nil {
+		return usageError{err}
+	}
+	defer client.CloseIdleConnections()
+	detail := s.client.BaseURL + ", signs in " + s.signsIn
+	if p := client.Proxy(); p != "" {
+		detail += ", by the proxy " + p
+	}
+	x.add("site "+s.name, nil, detail, "")
+	apps := slices.Collect(maps.Keys(s.apps))
+	apps = append(apps, slices.Collect(maps.Keys(x.backlog[s.name]))...)
+	apps = append(apps, more...)
+	slices.Sort(apps)
+	apps = slices.Compact(apps)
+	if len(apps) == 0 {
+		x.add("apps of "+s.name, nil, "none configured and none with jobs; look at one with --app ID", "")
+	}
+	mismatch := false
+	for _, id := range apps {
+		err := x.app(ctx, s, client, id)
+		if e, ok := errors.AsType[*kintone.Error](err); ok && (e.Code == "GAIA_IA02" || e.Code == "GAIA_AP15") {
+			mismatch = true
+		}
+	}
+	if mismatch && len(s.client.Credentials.Tokens) > 1 {
+		x.tokens(ctx, s, apps)
+	}
+	if ahead, known := client.ClockDifference(); known {
+		x.clock(s.name, ahead)
+	}
+	return nil
+}
+
+// app asks kintone what a lane would ask.
+func (x *examination) app(ctx context.Context, s site, client *kintone.Client, id int64) error {
+	cfg, ok := s.apps[id]
+	if !ok {
+		cfg = s.other
+	}
+	what := fmt.Sprintf("app %d of %s", id, s.name)
+	app := kintone.App{ID: id, GuestSpace: cfg.GuestSpace}
 	began := time.Now()
 	p, err := client.Process(ctx, app)
-	if err != nil {
-		return "", adviceFor(err), err
+	took := max(time.Since(began).Round(time.Millisecond), time.Millisecond)
+	var fields kintone.Fields
+	if err == nil {
+		fields, err = client.FormFields(ctx, app)
 	}
-	took := time.Since(began).Round(time.Millisecond)
-	if _, err := client.FormFields(ctx, app); err != nil {
-		return "", adviceFor(err), err
+	if err == nil && p.Enabled {
+		// Whether there is a record 1 does not matter: who may not view records is told so.
+		_, err = client.RecordsByID(ctx, app, fields, []int64{1})
+	}
+	if err != nil {
+		x.add(what, err, "", adviceFor(err))
+		return err
 	}
 	if !p.Enabled {
-		return "", "switch process management on in the app's settings", errors.New("process management is off")
+		x.add(what, errors.New("process management is off"), "", "switch process management on in the app's settings")
+		return nil
 	}
 	name := "name not readable"
 	if info, err := client.AppInfo(ctx, app); err == nil {
 		name = info.Name
 	}
-	var actions []string
-	for _, a := range p.Actions {
-		actions = append(actions, fmt.Sprintf("%s (%s → %s)", a.Name, a.From, a.To))
+	detail := fmt.Sprintf("%s, %v, %d actions", name, took, len(p.Actions))
+	if n := x.backlog[s.name][id]; n > 0 {
+		detail += fmt.Sprintf("; %d jobs in the log", n)
 	}
-	return fmt.Sprintf("%s, %v, actions: %s", name, took, strings.Join(actions, ", ")), "", nil
+	x.add(what, nil, detail, "")
+	x.budget(s.name, id, cfg)
+	for _, a := range actionsFor(p, client.Identity(app)) {
+		a.Site, a.App = s.name, strconv.FormatInt(id, 10)
+		x.actions = append(x.actions, a)
+	}
+	return nil
+}
+
+// budget says how many requests are left for today.
+func (x *examination) budget(site string, id int64, cfg dispatch.AppConfig) {
+	what := fmt.Sprintf("budget of app %d", id)
+	most := cfg.DailyRequests
+	if most == 0 {
+		most = defaultDailyRequests
+	}
+	spent, known := x.spent[site][id], x.spent[site] != nil
+	switch {
+	case most < 0:
+		x.add(what, nil, fmt.Sprintf("no limit; %d requests counted today", spent), "")
+	case !known:
+		x.add(what, nil, fmt.Sprintf("%d requests a day; without the queue it is not known how many are left", most), "")
+	case spent >= most && (cfg.WhenSpent == kintone.SpentWarns || cfg.WhenSpent == kintone.SpentIgnored):
+		x.add(what, nil, fmt.Sprintf("%d requests counted today, of %d; the worker goes on (whenSpent: %s)", spent, most, cfg.WhenSpent), "")
+	case spent >= most:
+		x.add(what, fmt.Errorf("all of the %d requests of today are spent", most), "",
+			"kintone's day ends at 00:00 UTC (09:00 in Japan); dailyRequests and whenSpent of the app say what the worker does until then")
+	default:
+		x.add(what, nil, fmt.Sprintf("%d of %d requests left today", most-spent, most), "")
+	}
+}
+
+// defaultDailyRequests is what an app may spend whose configuration does not say: dispatch has the same.
+const defaultDailyRequests = 10_000
+
+// tokens finds out which of the site's tokens opens which app, after one was refused: kintone does not say which.
+func (x *examination) tokens(ctx context.Context, s site, apps []int64) {
+	all := s.client.Credentials.Tokens
+	var said []string
+	useless := 0
+	for i, token := range all {
+		one := s.client
+		one.Credentials.Tokens, one.Credentials.AppTokens = []kintone.Secret{token}, nil
+		client, err := kintone.NewClient(one)
+		if err != nil {
+			continue // it would have been refused as one of several
+		}
+		var opens []string
+		for _, id := range apps {
+			cfg, ok := s.apps[id]
+			if !ok {
+				cfg = s.other
+			}
+			if _, err := client.Process(ctx, kintone.App{ID: id, GuestSpace: cfg.GuestSpace}); err == nil {
+				opens = append(opens, strconv.FormatInt(id, 10))
+			}
+		}
+		client.CloseIdleConnections()
+		if len(opens) == 0 {
+			useless++
+			said = append(said, fmt.Sprintf("token %d opens none of these apps", i+1))
+		} else {
+			said = append(said, fmt.Sprintf("token %d opens app %s", i+1, strings.Join(opens, ", ")))
+		}
+	}
+	var wrong error
+	if useless > 0 {
+		wrong = errors.New(strings.Join(said, "; "))
+	}
+	x.add("tokens of "+s.name, wrong, strings.Join(said, "; "),
+		"one token that is deleted, or whose app was not updated after it was made, makes kintone refuse the others that are sent with it: take it out")
+}
+
+// clock compares this machine's clock with kintone's.
+func (x *examination) clock(site string, ahead time.Duration) {
+	off, side := ahead.Round(time.Second), "behind"
+	if off < 0 {
+		off, side = -off, "ahead of"
+	}
+	detail := fmt.Sprintf("%v %s kintone's", off, side)
+	if off <= time.Second {
+		detail = "as kintone's"
+	}
+	var wrong error
+	if off > tolerableClock {
+		wrong = errors.New(detail)
+	}
+	x.add("clock, at "+site, wrong, detail, "set this machine's clock (NTP): notBefore and expires of jobs, and the day of the budget, go by it")
+}
+
+// tolerableClock is how far two clocks may be apart. Nothing in the worker needs better.
+const tolerableClock = time.Minute
+
+// actionsFor says of each action whether a user may run it, as far as the settings tell. They come by status.
+func actionsFor(p *kintone.Process, us string) []actionRow {
+	var rows []actionRow
+	for _, a := range p.Actions {
+		r := actionRow{Type: "action", V: 1, From: a.From, Action: a.Name, To: a.To}
+		from, to := p.States[a.From], p.States[a.To]
+		switch {
+		case len(p.ActionsFrom(a.From, a.Name)) > 1:
+			r.MayAct, r.Why = mayNo, "two actions of this name leave the status, and kintone refuses to choose"
+		case a.Type == kintone.ActionSecondary:
+			r.MayAct, r.Why = amongst(a.Executable, us)
+			if r.MayAct == mayNo {
+				r.Why = us + " is not among those who can run it"
+			}
+		case len(from.Assignee.Entities) == 0:
+			r.MayAct, r.Why = mayYes, "nobody is assignee"
+		default:
+			r.MayAct, r.Why = amongst(from.Assignee.Entities, us)
+			switch {
+			case r.MayAct == mayNo:
+				r.Why = us + " is not among its assignees"
+			case from.Assignee.Type == kintone.AssigneeOne:
+				r.MayAct, r.Why = mayDepends, "where "+us+" was chosen as assignee"
+			case from.Assignee.Type == kintone.AssigneeAll && len(from.Assignee.Entities) > 1:
+				r.Why = "the record moves with the last of its assignees"
+			}
+		}
+		if r.MayAct != mayNo && a.FilterCond != "" {
+			r.MayAct = mayDepends
+			r.Why = strings.TrimPrefix(r.Why+"; ", "; ") + "where " + a.FilterCond
+		}
+		if to.Assignee.Type == kintone.AssigneeOne {
+			for _, e := range to.Assignee.Entities {
+				r.Assignee = append(r.Assignee, entityText(e))
+			}
+		}
+		rows = append(rows, r)
+	}
+	slices.SortStableFunc(rows, func(a, b actionRow) int {
+		return cmp.Compare(p.States[a.From].Index, p.States[b.From].Index)
+	})
+	return rows
+}
+
+// amongst says whether a user is one of entities. Groups, organisations and fields cannot be looked into from here.
+func amongst(entities []kintone.Entity, us string) (mayAct, string) {
+	var others []string
+	for _, e := range entities {
+		switch {
+		case e.Type == kintone.EntityUser && e.Code == us:
+			return mayYes, us + " is one of them"
+		case e.Type != kintone.EntityUser:
+			others = append(others, entityText(e))
+		}
+	}
+	switch {
+	case len(entities) == 0:
+		return mayYes, "for everybody who may view the record"
+	case len(others) > 0:
+		return mayDepends, "where " + us + " belongs to " + strings.Join(others, ", ")
+	}
+	return mayNo, ""
+}
+
+// entityText names an entity: a user by the login name that a job would give, others by what they are.
+func entityText(e kintone.Entity) string {
+	switch e.Type {
+	case kintone.EntityUser:
+		return e.Code
+	case kintone.EntityCreator:
+		return "the creator"
+	case kintone.EntityGroup:
+		return "group " + e.Code
+	case kintone.EntityOrganization:
+		return "organization " + e.Code
+	}
+	return "field " + e.Code
+}
+
+// encode writes everything as JSON, one object per line.
+func (x *examination) encode(w io.Writer) error {
+	lines := json.NewEncoder(w)
+	lines.SetEscapeHTML(false)
+	for _, r := range x.rows {
+		if err := lines.Encode(r); err != nil {
+			return err
+		}
+	}
+	for _, a := range x.actions {
+		if err := lines.Encode(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tables are what people read: the findings, and below them the actions of all apps.
+func (x *examination) tables() string {
+	tw := table.NewWriter()
+	tw.SetStyle(table.StyleLight)
+	tw.AppendHeader(table.Row{"", "what", "finding"})
+	tw.SetColumnConfigs([]table.ColumnConfig{{Number: 3, WidthMax: 90, WidthMaxEnforcer: wrapped}})
+	for _, r := range x.rows {
+		mark, said := "ok", harmless(r.Detail)
+		if !r.OK {
+			mark = "BAD"
+			if r.Todo != "" {
+				said += "\n→ " + r.Todo
+			}
+		}
+		tw.AppendRow(table.Row{mark, r.What, said})
+	}
+	out := tw.Render()
+	if len(x.actions) == 0 {
+		return out
+	}
+	tw = table.NewWriter()
+	tw.SetStyle(table.StyleLight)
+	tw.AppendHeader(table.Row{"app", "from", "action", "to", "we may", "why", "assignee to name"})
+	tw.SetColumnConfigs([]table.ColumnConfig{
+		{Number: 6, WidthMax: 50, WidthMaxEnforcer: wrapped}, {Number: 7, WidthMax: 30, WidthMaxEnforcer: wrapped}})
+	several := slices.ContainsFunc(x.actions, func(a actionRow) bool { return a.Site != x.actions[0].Site })
+	for i, a := range x.actions {
+		app, from := a.App, a.From
+		if several {
+			app = a.Site + " " + app
+		}
+		if i > 0 && x.actions[i-1].Site == a.Site && x.actions[i-1].App == a.App {
+			app = ""
+			if x.actions[i-1].From == a.From {
+				from = ""
+			}
+		} else if i > 0 {
+			tw.AppendSeparator()
+		}
+		tw.AppendRow(table.Row{app, harmless(from), harmless(a.Action), harmless(a.To), a.MayAct, harmless(a.Why), harmless(strings.Join(a.Assignee, ", "))})
+	}
+	return out + "\n\n" + tw.Render()
 }
 
 // adviceFor says what to do about what kintone answered.
@@ -180,11 +486,13 @@ func adviceFor(err error) string {
 		return ""
 	}
 	switch {
+	case errors.Is(err, kintone.ErrNoCredentials):
+		return "give the app a token (tokenFile of the app or of the site, or KINTONE_API_TOKEN), or sign in by password"
 	case e.Status == 0:
 		return "is KINTONE_BASE_URL right, and can this machine reach it (proxy, firewall)?"
 	case e.Code == "":
 		return "this is not kintone's answer: is KINTONE_BASE_URL right?"
-	case e.Code == "GAIA_IA02":
+	case e.Code == "GAIA_IA02", e.Code == "GAIA_AP15":
 		return "the token is of another app, or the app was not updated after the token was made"
 	case e.Code == "GAIA_AP01":
 		return "there is no app of that id on this domain"

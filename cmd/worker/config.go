@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-
 	"statusq/internal/dispatch"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
@@ -38,38 +36,45 @@ type settings struct {
 	Prefix     string `default:"statusq" placeholder:"NAME" env:"STATUSQ_PREFIX" help:"Prefix of the queue's names in NATS (${default})."`
 }
 
-// file is the YAML file. Every member may be left out.
+// file is the YAML file. Every member may be left out. The tags doc are its reference: messages quote them, and so do the
+// documents.
 type file struct {
-	Sites map[string]fileSite `yaml:"sites"`
+	Sites map[string]fileSite `yaml:"sites" doc:"kintone domains by a name of your own: small letters, digits, hyphens"`
 }
 
 // fileSite is one kintone domain.
 type fileSite struct {
-	BaseURL           string             `yaml:"baseUrl"`
-	TokenFile         string             `yaml:"tokenFile"` // API tokens, separated by commas
-	Username          string             `yaml:"username"`
-	PasswordFile      string             `yaml:"passwordFile"`
-	BasicUsername     string             `yaml:"basicUsername"`
-	BasicPasswordFile string             `yaml:"basicPasswordFile"`
-	GuestSpace        int64              `yaml:"guestSpace"`
-	Language          string             `yaml:"language"`          // of the action names, for users that follow the browser; default ja
-	RequestsPerSecond float64            `yaml:"requestsPerSecond"` // default 10
-	Concurrency       int                `yaml:"concurrency"`       // requests at a time, default 10
-	Defaults          fileApp            `yaml:"defaults"`          // for apps that do not say otherwise
-	Apps              map[string]fileApp `yaml:"apps"`              // by app id
+	BaseURL           string             `yaml:"baseUrl" doc:"where it is, such as https://sample.cybozu.com"`
+	AllowHost         bool               `yaml:"allowHost" doc:"true: baseUrl may have a host that is none of kintone's"`
+	TokenFile         string             `yaml:"tokenFile" doc:"file with API tokens, separated by commas, at most 9, for apps without tokens of their own"`
+	Username          string             `yaml:"username" doc:"login name; with a password it is used instead of tokens"`
+	PasswordFile      string             `yaml:"passwordFile" doc:"file with the user's password"`
+	BasicUsername     string             `yaml:"basicUsername" doc:"user of the basic authentication before the site"`
+	BasicPasswordFile string             `yaml:"basicPasswordFile" doc:"file with its password"`
+	PFXFile           string             `yaml:"pfxFile" doc:"client certificate with its key (PKCS #12), for hosts such as sample.s.cybozu.com"`
+	PFXPasswordFile   string             `yaml:"pfxPasswordFile" doc:"file with the password of pfxFile"`
+	Proxy             string             `yaml:"proxy" doc:"proxy to go by, such as http://proxy.example.com:8080; default HTTPS_PROXY of the environment"`
+	ProxyFile         string             `yaml:"proxyFile" doc:"file with the proxy's URL, when there is a password in it"`
+	GuestSpace        int64              `yaml:"guestSpace" doc:"guest space that the apps are in"`
+	Language          string             `yaml:"language" doc:"language of the action names, for users whose language follows the browser; default ja"`
+	RequestsPerSecond float64            `yaml:"requestsPerSecond" doc:"requests per second to the whole site; default 10"`
+	Concurrency       int                `yaml:"concurrency" doc:"requests at a time to the whole site, 1 to 80; default 10"`
+	Defaults          fileApp            `yaml:"defaults" doc:"for apps that do not say otherwise"`
+	Apps              map[string]fileApp `yaml:"apps" doc:"settings of apps, by app id"`
 }
 
 // fileApp is one app.
 type fileApp struct {
-	TokenFile     string `yaml:"tokenFile"`
-	GuestSpace    int64  `yaml:"guestSpace"`
-	Call          string `yaml:"call"`          // bulk (default) or single: one call for each record, so that webhooks fire
-	Inflight      int    `yaml:"inflight"`      // status calls at a time, default 4
-	DailyRequests int    `yaml:"dailyRequests"` // default 10000, -1 = no limit
-	Identity      string `yaml:"identity"`      // dedicated (default) or shared: others act under the worker's name too
-	Attempts      int    `yaml:"attempts"`      // default 5
-	Backoff       string `yaml:"backoff"`       // before the second attempt, default 15s
-	LateWindow    string `yaml:"lateWindow"`    // default 1h
+	TokenFile     string `yaml:"tokenFile" doc:"file with API tokens of this app, separated by commas, at most 9"`
+	GuestSpace    int64  `yaml:"guestSpace" doc:"guest space that the app is in"`
+	Call          string `yaml:"call" doc:"bulk (default), or single: one call for each record, so that webhooks fire"`
+	Inflight      int    `yaml:"inflight" doc:"status calls at a time, 1 to 15; default 4"`
+	DailyRequests int    `yaml:"dailyRequests" doc:"requests a day, or -1 for no limit; default 10000"`
+	WhenSpent     string `yaml:"whenSpent" doc:"when the day's requests are spent: halt (default), warn or off"`
+	Identity      string `yaml:"identity" doc:"dedicated (default), or shared: others act under the worker's name too"`
+	Attempts      int    `yaml:"attempts" doc:"of a job whose reason may pass; default 5"`
+	Backoff       string `yaml:"backoff" doc:"wait before the second attempt, doubling; default 15s"`
+	LateWindow    string `yaml:"lateWindow" doc:"how long after an unclear answer a copy of the request may still arrive; default 1h"`
 }
 
 // site is a site with everything that is needed to serve it.
@@ -79,7 +84,7 @@ type site struct {
 	gate    kintone.GateConfig
 	apps    map[int64]dispatch.AppConfig
 	other   dispatch.AppConfig
-	signsIn string // for people: how it signs in
+	signsIn string // for people: how it signs in, and what is not used for it
 }
 
 // Bounds of what a site may be configured to. The gate would silently take the nearest that makes sense.
@@ -90,27 +95,24 @@ const (
 
 var siteName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
 
-// sites puts the configuration together: the file first, and the environment over it.
+// sites puts the configuration together: the file first, and the environment over it. The error tells everything that is
+// wrong at once.
 func (s *settings) sites() ([]site, error) {
-	var (
-		f    file
-		errs []error
-	)
+	var f file
+	d := new(document)
 	if s.Config != "" {
 		raw, err := os.ReadFile(s.Config)
 		if err != nil {
 			return nil, usageError{fmt.Errorf("configuration: %w", err)}
 		}
-		if err := yaml.UnmarshalWithOptions(raw, &f, yaml.Strict()); err != nil {
-			return nil, usageError{fmt.Errorf("configuration %s:\n%s", s.Config, excerpt(err))}
-		}
+		d = readDocument(raw, &f)
 	}
 	if !siteName.MatchString(s.Site) {
 		return nil, usageError{fmt.Errorf("--site %q: small letters, digits and hyphens, at most 32", s.Site)}
 	}
 	env, err := fromEnvironment()
 	if err != nil {
-		errs = append(errs, err)
+		d.fail("", err.Error())
 	}
 	if f.Sites == nil {
 		f.Sites = make(map[string]fileSite)
@@ -118,50 +120,26 @@ func (s *settings) sites() ([]site, error) {
 	if _, named := f.Sites[s.Site]; !named && (s.BaseURL != "" || s.Config == "") {
 		f.Sites[s.Site] = fileSite{}
 	}
-	if len(f.Sites) == 0 {
-		errs = append(errs, fmt.Errorf("configuration %s: there is no site in it", s.Config))
+	if len(f.Sites) == 0 && !d.spoilt {
+		d.fail("", fmt.Sprintf("configuration %s: there is no site in it", s.Config))
 	}
-	dir := filepath.Dir(s.Config)
 	var sites []site
 	for _, name := range slices.Sorted(maps.Keys(f.Sites)) {
-		in := f.Sites[name]
+		r := siteReader{d: d, name: name, path: "sites/" + name, dir: filepath.Dir(s.Config), file: f.Sites[name]}
 		if !siteName.MatchString(name) {
-			errs = append(errs, fmt.Errorf("site %q: a site's name has small letters, digits and hyphens, at most 32", name))
+			d.failKey(r.path, fmt.Sprintf("site %q: a site's name has small letters, digits and hyphens, at most 32", name))
 			continue
 		}
-		over := environment{}
 		if name == s.Site {
-			over = env
-			in.BaseURL = cmp.Or(s.BaseURL, in.BaseURL)
-			in.GuestSpace = cmp.Or(s.GuestSpaceID, in.GuestSpace)
+			r.named, r.env, r.baseURL, r.guestSpace = true, env, s.BaseURL, s.GuestSpaceID
 		}
-		out, err := in.site(name, dir, over)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("site %s: %w", name, err))
-			continue
-		}
-		sites = append(sites, out)
+		sites = append(sites, r.read())
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, usageError{err}
+	if wrong := d.explain(s.Config); wrong != "" {
+		return nil, usageError{errors.New(wrong)}
 	}
 	return sites, nil
 }
-
-// excerpt says what is wrong in the file, with the lines around it, unless somebody has written a secret there.
-func excerpt(err error) string {
-	text := strings.TrimSpace(yaml.FormatError(err, false, true))
-	first, _, _ := strings.Cut(text, "\n")
-	if secretMember.MatchString(secretFileMember.ReplaceAllString(text, "")) {
-		return first + "\n(its lines are not shown, as there may be a secret in them; secrets stand in files of their own: tokenFile, passwordFile)"
-	}
-	return text
-}
-
-var (
-	secretMember     = regexp.MustCompile(`(?i)(token|passw|secret)\w*["']?\s*:`)
-	secretFileMember = regexp.MustCompile(`(?i)(token|password)file["']?\s*:`)
-)
 
 // remote is how the NATS server of --nats-url is reached.
 func (s *settings) remote() (queue.Config, error) {
@@ -177,67 +155,47 @@ func (s *settings) remote() (queue.Config, error) {
 	return queue.Config{URL: s.NATSURL, CredsFile: s.NATSCreds}, nil
 }
 
-// environment is what the KINTONE_ variables say.
-type environment struct {
-	tokens        []kintone.Secret
-	username      string
-	password      kintone.Secret
-	basicUsername string
-	basicPassword kintone.Secret
+// keeper is where a secret is kept. It is read when the worker starts and whenever it may have changed.
+type keeper struct {
+	what  string         // for people, such as tokenFile or KINTONE_API_TOKEN
+	at    string         // path in the configuration file; "" for the environment
+	value kintone.Secret // from the environment itself
+	file  string         // or in this file
+	raw   bool           // the file is not text
 }
 
-func fromEnvironment() (environment, error) {
-	var errs []error
-	secret := func(name string) kintone.Secret {
-		v, err := secretOf(name)
-		if err != nil {
-			errs = append(errs, err)
-		}
-		return v
-	}
-	e := environment{
-		tokens:        tokens(secret("KINTONE_API_TOKEN")),
-		username:      os.Getenv("KINTONE_USERNAME"),
-		password:      secret("KINTONE_PASSWORD"),
-		basicUsername: os.Getenv("KINTONE_BASIC_AUTH_USERNAME"),
-		basicPassword: secret("KINTONE_BASIC_AUTH_PASSWORD"),
-	}
-	if os.Getenv("KINTONE_PFX_FILE_PATH") != "" {
-		errs = append(errs, errors.New("KINTONE_PFX_FILE_PATH is set, but this version does not sign in with client certificates"))
-	}
-	return e, errors.Join(errs...)
-}
+func (k keeper) isSet() bool { return k.value != "" || k.file != "" }
 
-// secretOf is the value of an environment variable, or of the file that NAME_FILE names.
-func secretOf(name string) (kintone.Secret, error) {
-	path := os.Getenv(name + "_FILE")
-	if path == "" {
-		return kintone.Secret(os.Getenv(name)), nil
+func (k keeper) read() (kintone.Secret, error) {
+	if k.file == "" {
+		return k.value, nil
 	}
-	if os.Getenv(name) != "" {
-		return "", fmt.Errorf("%s and %s_FILE are both set: keep one", name, name)
-	}
-	s, err := secretFile(path)
-	if err != nil {
-		return "", fmt.Errorf("%s_FILE: %w", name, err)
-	}
-	return s, nil
-}
-
-func secretFile(path string) (kintone.Secret, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return "", fmt.Errorf("there is no file %s", path)
-		}
+	raw, err := os.ReadFile(k.file)
+	switch {
+	case err != nil && likeSecret(k.file):
+		return "", errSecretItself
+	case errors.Is(err, fs.ErrNotExist):
+		return "", fmt.Errorf("there is no file %s", k.file)
+	case err != nil:
 		return "", err
+	case k.raw:
+		return kintone.Secret(raw), nil
 	}
 	s := strings.TrimSpace(string(raw))
 	if s == "" {
-		return "", fmt.Errorf("%s is empty", path)
+		return "", fmt.Errorf("%s is empty", k.file)
 	}
 	return kintone.Secret(s), nil
 }
+
+// likeSecret reports whether the name of a file looks as if somebody had written the secret where its file belongs.
+func likeSecret(file string) bool {
+	name := filepath.Base(file)
+	return len(name) >= 16 && !strings.ContainsAny(name, "._- ") || len(name) > 200
+}
+
+// errSecretItself does not quote what may be a secret.
+var errSecretItself = errors.New("there is no such file, and its name looks as if it were the secret itself: put that into a file, and name the file here")
 
 // tokens takes a list with commas apart, as kintone's own tools take it.
 func tokens(s kintone.Secret) []kintone.Secret {
@@ -250,115 +208,376 @@ func tokens(s kintone.Secret) []kintone.Secret {
 	return out
 }
 
-func (in fileSite) site(name, dir string, over environment) (site, error) {
-	var (
-		errs   []error
-		unread bool // a file with a secret
-	)
-	file := func(what, path string) kintone.Secret {
-		if path == "" {
-			return ""
-		}
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
-		}
-		s, err := secretFile(path)
-		if err != nil {
-			unread = true
-			errs = append(errs, fmt.Errorf("%s: %w", what, err))
-		}
-		return s
-	}
-	out := site{name: name, apps: make(map[int64]dispatch.AppConfig)}
-	c := kintone.Config{
-		BaseURL: in.BaseURL, AcceptLanguage: in.Language, UserAgent: "statusq-worker",
-		Tokens:        over.tokens,
-		Username:      cmp.Or(over.username, in.Username),
-		Password:      over.password,
-		BasicUsername: cmp.Or(over.basicUsername, in.BasicUsername),
-		BasicPassword: over.basicPassword,
-	}
-	if c.BaseURL == "" {
-		errs = append(errs, errors.New("where is kintone? set KINTONE_BASE_URL, such as https://sample.cybozu.com (to see statusq work without one: worker demo)"))
-	}
-	if len(c.Tokens) == 0 {
-		c.Tokens = tokens(file("tokenFile", in.TokenFile))
-	}
-	if c.Password == "" {
-		c.Password = file("passwordFile", in.PasswordFile)
-	}
-	if c.BasicPassword == "" {
-		c.BasicPassword = file("basicPasswordFile", in.BasicPasswordFile)
-	}
+// environment is what the KINTONE_ variables say.
+type environment struct {
+	tokens, password, basicPassword, pfx, pfxPassword keeper
+	username, basicUsername                           string
+}
 
-	appTokens := false
-	for id, a := range in.Apps {
-		n, err := strconv.ParseInt(id, 10, 64)
-		if err != nil || n < 1 || strconv.FormatInt(n, 10) != id { // 05 would be a second 5
-			errs = append(errs, fmt.Errorf("apps: %q is not an app id", id))
-			continue
+func fromEnvironment() (environment, error) {
+	var errs []error
+	secret := func(name string) keeper {
+		value, path := os.Getenv(name), os.Getenv(name+"_FILE")
+		switch {
+		case value != "" && path != "":
+			errs = append(errs, fmt.Errorf("%s and %[1]s_FILE are both set: keep one", name))
+			return keeper{what: name, value: kintone.Secret(value)}
+		case path != "":
+			return keeper{what: name + "_FILE", file: path}
 		}
-		merged := a.over(in.Defaults)
-		cfg, err := merged.app()
+		return keeper{what: name, value: kintone.Secret(value)}
+	}
+	e := environment{
+		tokens:        secret("KINTONE_API_TOKEN"),
+		username:      os.Getenv("KINTONE_USERNAME"),
+		password:      secret("KINTONE_PASSWORD"),
+		basicUsername: os.Getenv("KINTONE_BASIC_AUTH_USERNAME"),
+		basicPassword: secret("KINTONE_BASIC_AUTH_PASSWORD"),
+		pfx:           keeper{what: "KINTONE_PFX_FILE_PATH", file: os.Getenv("KINTONE_PFX_FILE_PATH"), raw: true},
+		pfxPassword:   secret("KINTONE_PFX_FILE_PASSWORD"),
+	}
+	return e, errors.Join(errs...)
+}
+
+// signIn is how a site signs in: names, and where the secrets are kept.
+type signIn struct {
+	tokens        keeper
+	appTokens     map[int64]keeper
+	username      string
+	password      keeper
+	basicUsername string
+	basicPassword keeper
+	pfx           keeper
+	pfxPassword   keeper
+}
+
+// credentials reads the secrets. What is wrong with one is told to fail.
+func (s signIn) credentials(fail func(keeper, error)) kintone.Credentials {
+	c := kintone.Credentials{Username: s.username, BasicUsername: s.basicUsername}
+	read := func(k keeper) kintone.Secret {
+		v, err := k.read()
 		if err != nil {
-			errs = append(errs, fmt.Errorf("app %s: %w", id, err))
+			fail(k, err)
 		}
-		cfg.GuestSpace = cmp.Or(merged.GuestSpace, in.GuestSpace)
-		cfg.Tokens = tokens(file("app "+id+": tokenFile", merged.TokenFile))
-		if err := (kintone.App{ID: n, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens}).Validate(); err != nil {
-			errs = append(errs, fmt.Errorf("app %s: %w", id, err))
+		return v
+	}
+	list := func(k keeper) []kintone.Secret {
+		v, err := k.read()
+		list := tokens(v)
+		if err == nil && len(list) == 0 {
+			err = errors.New("there is no token in it")
 		}
-		appTokens = appTokens || len(cfg.Tokens) > 0
-		out.apps[n] = cfg
+		if err = cmp.Or(err, kintone.Credentials{Tokens: list}.Validate()); err != nil {
+			fail(k, err)
+		}
+		return list
 	}
-	if in.Defaults.TokenFile != "" {
-		errs = append(errs, errors.New("defaults: tokenFile: a token belongs to one app; put it under that app, or under the site for all"))
+	if s.tokens.isSet() {
+		c.Tokens = list(s.tokens)
 	}
-	other, err := in.Defaults.app()
-	if err != nil {
-		errs = append(errs, fmt.Errorf("defaults: %w", err))
+	for app, k := range s.appTokens {
+		if c.AppTokens == nil {
+			c.AppTokens = make(map[int64][]kintone.Secret)
+		}
+		c.AppTokens[app] = list(k)
 	}
-	other.GuestSpace = cmp.Or(in.Defaults.GuestSpace, in.GuestSpace)
-	out.other = other
-	if other.GuestSpace < 0 {
-		errs = append(errs, errors.New("guest space id is negative"))
+	c.Password, c.BasicPassword = read(s.password), read(s.basicPassword)
+	c.Certificate, c.CertificatePassword = read(s.pfx), read(s.pfxPassword)
+	if c.Certificate != "" && (c.CertificatePassword != "" || !s.pfxPassword.isSet()) {
+		if _, err := kintone.CertificateUntil(c.Certificate, c.CertificatePassword); err != nil {
+			fail(s.pfx, err)
+		}
 	}
-	if !(in.RequestsPerSecond >= 0) || in.RequestsPerSecond > mostPerSecond {
-		errs = append(errs, fmt.Errorf("requestsPerSecond: a number above 0, at most %d", mostPerSecond))
+	return c
+}
+
+// renew reads the secrets once more.
+func (s signIn) renew() (kintone.Credentials, error) {
+	var errs []error
+	c := s.credentials(func(k keeper, err error) { errs = append(errs, fmt.Errorf("%s: %w", k.what, err)) })
+	return c, errors.Join(errs...)
+}
+
+// siteReader makes a site of what the file and the environment say of it.
+type siteReader struct {
+	d          *document
+	name, path string // of the site; the path is that in the file
+	dir        string // that file names are relative to
+	file       fileSite
+	named      bool // by --site: what the environment and flags say is for it
+	env        environment
+	baseURL    string // by flag or environment
+	guestSpace int64
+
+	unused []string // what is given and not used, and why
+}
+
+// fail notes a mistake in a field of the site; "" is the site as a whole.
+func (r *siteReader) fail(field, text string) {
+	r.d.fail(strings.TrimSuffix(r.path+"/"+field, "/"), "site "+r.name+": "+text)
+}
+
+// set says what to set, in the environment where that is for this site, or else in the file.
+func (r *siteReader) set(variable, field string) string {
+	if r.named {
+		return "set " + variable + ", or " + field
 	}
-	if in.Concurrency < 0 || in.Concurrency > mostConcurrency {
-		errs = append(errs, fmt.Errorf("concurrency: 1 to %d (kintone admits 100 for the whole domain, and others want some of them)", mostConcurrency))
+	return "set " + field
+}
+
+// kept is the place of a secret that a field names the file of.
+func (r *siteReader) kept(field, file string) keeper {
+	k := keeper{what: strings.ReplaceAll(strings.TrimPrefix(field, "apps/"), "/", ": "), at: r.path + "/" + field, file: file}
+	if strings.HasPrefix(field, "apps/") {
+		k.what = "app " + k.what
+	}
+	if file != "" && !filepath.IsAbs(file) {
+		k.file = filepath.Join(r.dir, file)
+	}
+	return k
+}
+
+// first is the environment's if that has it, and notes what is not used then.
+func (r *siteReader) first(env, file keeper) keeper {
+	if !env.isSet() {
+		return file
+	}
+	if file.isSet() {
+		r.unused = append(r.unused, fmt.Sprintf("%s (%s comes first)", file.what, env.what))
+	}
+	return env
+}
+
+func (r *siteReader) read() site {
+	in := r.file
+	out := site{name: r.name, apps: make(map[int64]dispatch.AppConfig)}
+	login := signIn{appTokens: make(map[int64]keeper)}
+	r.readApps(&out, login.appTokens)
+
+	switch {
+	case !(in.RequestsPerSecond >= 0), in.RequestsPerSecond > mostPerSecond, r.zero("requestsPerSecond", in.RequestsPerSecond == 0):
+		r.fail("requestsPerSecond", fmt.Sprintf("requestsPerSecond: a number above 0, at most %d", mostPerSecond))
+	}
+	if in.Concurrency < 0 || in.Concurrency > mostConcurrency || r.zero("concurrency", in.Concurrency == 0) {
+		r.fail("concurrency", fmt.Sprintf("concurrency: 1 to %d (kintone admits 100 for the whole domain, and others want some of them)", mostConcurrency))
 	}
 	out.gate = kintone.GateConfig{RequestsPerSecond: in.RequestsPerSecond, Concurrency: in.Concurrency}
 
-	switch {
-	case c.Username != "" && c.Password == "":
-		errs = append(errs, errors.New("there is a user name but no password: set KINTONE_PASSWORD or KINTONE_PASSWORD_FILE"))
-	case c.Password != "" && c.Username == "":
-		errs = append(errs, errors.New("there is a password but no user name: set KINTONE_USERNAME"))
-	case c.Username != "" && len(c.Tokens) > 0:
-		// As kintone itself and its own tools have it.
-		out.signsIn = fmt.Sprintf("as %s by password (the API token is not used: a password wins)", c.Username)
-		c.Tokens = nil
-	case c.Username != "":
-		out.signsIn = fmt.Sprintf("as %s by password", c.Username)
-	case len(c.Tokens) > 0:
-		out.signsIn = fmt.Sprintf("as Administrator by %d API token(s)", len(c.Tokens))
-	case appTokens:
-		out.signsIn = "as Administrator by API tokens of the apps"
-	case unread:
-		// What is missing may be what could not be read.
-	default:
-		errs = append(errs, errors.New("no way to sign in: set KINTONE_API_TOKEN (or KINTONE_API_TOKEN_FILE), or KINTONE_USERNAME and KINTONE_PASSWORD"))
+	r.readLogin(&login)
+	out.client = kintone.Config{
+		BaseURL: cmp.Or(r.baseURL, in.BaseURL), AllowHost: in.AllowHost, AcceptLanguage: in.Language, UserAgent: "statusq-worker",
+		Credentials: login.credentials(func(k keeper, err error) {
+			text := fmt.Sprintf("site %s: %s: %v", r.name, k.what, err)
+			if errors.Is(err, errSecretItself) {
+				r.d.failBlind(k.at, text)
+			} else {
+				r.d.fail(k.at, text)
+			}
+		}),
+		Renew: login.renew,
+		Proxy: r.proxy(),
 	}
-	out.client = c
-	if len(errs) == 0 {
-		// The client knows best what is wrong with an address or a token.
-		if _, err := kintone.NewClient(c); err != nil {
-			errs = append(errs, err)
+	r.checkURL(login.pfx.isSet())
+	if len(r.d.mistakes) > 0 {
+		return out
+	}
+	// The client knows best what else is wrong.
+	client, err := kintone.NewClient(out.client)
+	if err != nil {
+		r.fail("", err.Error())
+		return out
+	}
+	out.signsIn = r.describe(login, out.client.Credentials, client.Proxy())
+	return out
+}
+
+// zero reports whether a number that must not be 0 is said to be; one that is not mentioned has its default.
+func (r *siteReader) zero(field string, zero bool) bool { return zero && r.d.has(r.path+"/"+field) }
+
+// readApps reads what the file says of the apps, and where they keep tokens of their own.
+func (r *siteReader) readApps(out *site, kept map[int64]keeper) {
+	in := r.file
+	space := cmp.Or(r.guestSpace, in.GuestSpace)
+	switch {
+	case r.guestSpace < 0:
+		r.d.fail("", "site "+r.name+": guest space id is negative")
+	case in.GuestSpace < 0:
+		r.fail("guestSpace", "guest space id is negative")
+	}
+	for _, id := range slices.Sorted(maps.Keys(in.Apps)) {
+		a, field := in.Apps[id], "apps/"+id
+		n, err := strconv.ParseInt(id, 10, 64)
+		if err != nil || n < 1 || strconv.FormatInt(n, 10) != id { // 05 would be a second 5
+			r.d.failKey(r.path+"/"+field, fmt.Sprintf("site %s: apps: %q is not an app id", r.name, id))
+			continue
+		}
+		r.checkApp(field, "app "+id, a)
+		cfg := a.over(in.Defaults).config()
+		cfg.GuestSpace = cmp.Or(cfg.GuestSpace, space)
+		if a.TokenFile != "" {
+			kept[n] = r.kept(field+"/tokenFile", a.TokenFile)
+		}
+		out.apps[n] = cfg
+	}
+	r.checkApp("defaults", "defaults", in.Defaults)
+	if in.Defaults.TokenFile != "" {
+		r.fail("defaults/tokenFile", "defaults: tokenFile: a token belongs to one app; put it under that app, or under the site for all")
+	}
+	out.other = in.Defaults.config()
+	out.other.GuestSpace = cmp.Or(out.other.GuestSpace, space)
+}
+
+// checkApp notes what is wrong with what the file says of an app.
+func (r *siteReader) checkApp(path, name string, a fileApp) {
+	wrong := func(is bool, field, text string) {
+		if is {
+			r.fail(path+"/"+field, name+": "+text)
 		}
 	}
-	return out, errors.Join(errs...)
+	oneOf := func(field, value string, known ...string) {
+		wrong(value != "" && !slices.Contains(known, value), field,
+			fmt.Sprintf("%s: %q is none of %s", field, value, strings.Join(known, ", ")))
+	}
+	span := func(field, value string) {
+		d, err := time.ParseDuration(value)
+		wrong(value != "" && (err != nil || d <= 0), field, fmt.Sprintf("%s: %q is not a time such as 15s or 1h", field, value))
+	}
+	zero := func(field string, n int) bool { return r.zero(path+"/"+field, n == 0) }
+	wrong(a.GuestSpace < 0, "guestSpace", "guest space id is negative")
+	oneOf("call", a.Call, "bulk", "single")
+	oneOf("identity", a.Identity, "dedicated", "shared")
+	oneOf("whenSpent", a.WhenSpent, "halt", "warn", "off")
+	wrong(a.Inflight < 0 || a.Inflight > queue.Slots-1 || zero("inflight", a.Inflight), "inflight", fmt.Sprintf("inflight: 1 to %d", queue.Slots-1))
+	wrong(a.Attempts < 0 || zero("attempts", a.Attempts), "attempts", "attempts: at least 1")
+	wrong(a.DailyRequests < -1 || zero("dailyRequests", a.DailyRequests), "dailyRequests", "dailyRequests: a number, or -1 for no limit")
+	span("backoff", a.Backoff)
+	span("lateWindow", a.LateWindow)
+}
+
+// readLogin says where the secrets are: a password before tokens, as kintone itself has it, and the environment before the
+// file. What is not used then is not read either.
+func (r *siteReader) readLogin(login *signIn) {
+	in, env := r.file, r.env
+	login.username = cmp.Or(env.username, in.Username)
+	login.password = r.first(env.password, r.kept("passwordFile", in.PasswordFile))
+	login.basicUsername = cmp.Or(env.basicUsername, in.BasicUsername)
+	login.basicPassword = r.first(env.basicPassword, r.kept("basicPasswordFile", in.BasicPasswordFile))
+	pfx := r.kept("pfxFile", in.PFXFile)
+	pfx.raw = true
+	login.pfx = r.first(env.pfx, pfx)
+	login.pfxPassword = r.first(env.pfxPassword, r.kept("pfxPasswordFile", in.PFXPasswordFile))
+	login.tokens = r.first(env.tokens, r.kept("tokenFile", in.TokenFile))
+
+	if !login.pfx.isSet() && login.pfxPassword.isSet() {
+		if login.pfxPassword.at != "" {
+			r.fail("pfxPasswordFile", "pfxPasswordFile: the password of a certificate without the certificate: set pfxFile")
+		} else {
+			r.unused = append(r.unused, login.pfxPassword.what+" (there is no certificate)")
+		}
+		login.pfxPassword = keeper{}
+	}
+	switch {
+	case login.basicUsername == "" && login.basicPassword.isSet():
+		r.d.fail(login.basicPassword.at, "site "+r.name+": basic authentication: password without a username: "+r.set("KINTONE_BASIC_AUTH_USERNAME", "basicUsername"))
+	case login.basicUsername != "" && !login.basicPassword.isSet():
+		r.fail("basicUsername", "basic authentication: username without a password: "+r.set("KINTONE_BASIC_AUTH_PASSWORD", "basicPasswordFile"))
+	case strings.Contains(login.basicUsername, ":"):
+		r.fail("basicUsername", "basic authentication: username has a colon in it")
+	}
+	switch {
+	case login.username != "" && !login.password.isSet():
+		r.fail("username", "there is a user name but no password: "+r.set("KINTONE_PASSWORD or KINTONE_PASSWORD_FILE", "passwordFile"))
+	case strings.Contains(login.username, ":"):
+		r.fail("username", "username has a colon in it")
+	case login.username != "":
+		if login.tokens.isSet() {
+			r.unused = append(r.unused, "the API token (a password wins)")
+		}
+		if len(login.appTokens) > 0 {
+			r.unused = append(r.unused, "the tokens of the apps (a password wins)")
+		}
+		login.tokens, login.appTokens = keeper{}, nil
+	case login.password.isSet():
+		r.d.fail(login.password.at, "site "+r.name+": there is a password but no user name: "+r.set("KINTONE_USERNAME", "username"))
+	case !login.tokens.isSet() && len(login.appTokens) == 0 && !r.d.spoilt:
+		r.fail("", "no way to sign in: "+r.set("KINTONE_API_TOKEN (or KINTONE_API_TOKEN_FILE) or KINTONE_USERNAME and KINTONE_PASSWORD", "tokenFile or username and passwordFile"))
+	}
+}
+
+func (r *siteReader) proxy() kintone.Secret {
+	in := r.file
+	switch {
+	case in.Proxy != "" && in.ProxyFile != "":
+		r.fail("proxyFile", "proxy and proxyFile are both set: keep one")
+	case in.Proxy != "":
+		if strings.Contains(in.Proxy, "@") {
+			r.d.failBlind(r.path+"/proxy", "site "+r.name+": proxy: a URL with a user in it stands in a file of its own: name that in proxyFile")
+		} else if err := kintone.CheckProxy(kintone.Secret(in.Proxy)); err != nil {
+			r.fail("proxy", err.Error())
+		}
+		return kintone.Secret(in.Proxy)
+	case in.ProxyFile != "":
+		s, err := r.kept("proxyFile", in.ProxyFile).read()
+		if err = cmp.Or(err, kintone.CheckProxy(s)); err != nil {
+			r.fail("proxyFile", "proxyFile: "+err.Error())
+		}
+		return s
+	}
+	return ""
+}
+
+// checkURL checks where the site is, and that its host goes with a client certificate if there is one.
+func (r *siteReader) checkURL(certificate bool) {
+	at, base := r.path+"/baseUrl", r.file.BaseURL
+	if r.baseURL != "" {
+		at, base = "", r.baseURL
+	}
+	if base == "" {
+		if !r.d.spoilt {
+			r.fail("", "where is kintone? "+r.set("KINTONE_BASE_URL", "baseUrl")+", such as https://sample.cybozu.com (to see statusq work without one: worker demo)")
+		}
+	} else if err := kintone.CheckURL(base, r.file.AllowHost, certificate); err != nil {
+		r.d.fail(at, "site "+r.name+": "+err.Error())
+	}
+	if r.file.Language != "" && strings.ContainsFunc(r.file.Language, func(c rune) bool { return c < '!' || c > '~' }) {
+		r.fail("language", "language: one such as ja, en or zh")
+	}
+}
+
+// describe says how a site signs in, and what is given and not used.
+func (r *siteReader) describe(login signIn, c kintone.Credentials, proxy string) string {
+	var ways []string
+	if c.Username != "" {
+		ways = append(ways, fmt.Sprintf("as %s by password", c.Username))
+	} else if n := len(c.Tokens); n > 0 {
+		ways = append(ways, fmt.Sprintf("as %s by %d API token(s)", c.Identity(), n))
+	} else {
+		ways = append(ways, "as "+c.Identity()+" by API tokens of the apps")
+	}
+	if len(c.Tokens) > 0 && len(c.AppTokens) > 0 {
+		ids := fmt.Sprint(slices.Sorted(maps.Keys(c.AppTokens)))
+		ways = append(ways, "for apps "+strings.Trim(strings.ReplaceAll(ids, " ", ", "), "[]")+" by their own")
+	}
+	if login.pfx.isSet() {
+		if until, err := kintone.CertificateUntil(c.Certificate, c.CertificatePassword); err == nil {
+			end := "ends"
+			if until.Before(time.Now()) {
+				end = "HAS ENDED"
+			}
+			ways = append(ways, fmt.Sprintf("with a client certificate that %s on %s", end, until.UTC().Format(time.DateOnly)))
+		}
+	}
+	if c.BasicUsername != "" {
+		ways = append(ways, "past basic authentication as "+c.BasicUsername)
+	}
+	if proxy != "" {
+		ways = append(ways, "by the proxy "+proxy)
+	}
+	out := strings.Join(ways, ", ")
+	if len(r.unused) > 0 {
+		out += "; not used: " + strings.Join(r.unused, ", ")
+	}
+	return out
 }
 
 // over gives the app's settings with defaults where it says nothing.
@@ -366,49 +585,18 @@ func (a fileApp) over(d fileApp) fileApp {
 	return fileApp{
 		TokenFile: a.TokenFile, GuestSpace: cmp.Or(a.GuestSpace, d.GuestSpace), Call: cmp.Or(a.Call, d.Call),
 		Inflight: cmp.Or(a.Inflight, d.Inflight), DailyRequests: cmp.Or(a.DailyRequests, d.DailyRequests),
-		Identity: cmp.Or(a.Identity, d.Identity), Attempts: cmp.Or(a.Attempts, d.Attempts),
-		Backoff: cmp.Or(a.Backoff, d.Backoff), LateWindow: cmp.Or(a.LateWindow, d.LateWindow),
+		WhenSpent: cmp.Or(a.WhenSpent, d.WhenSpent), Identity: cmp.Or(a.Identity, d.Identity),
+		Attempts: cmp.Or(a.Attempts, d.Attempts), Backoff: cmp.Or(a.Backoff, d.Backoff), LateWindow: cmp.Or(a.LateWindow, d.LateWindow),
 	}
 }
 
-func (a fileApp) app() (dispatch.AppConfig, error) {
-	var errs []error
-	duration := func(what, s string) time.Duration {
-		if s == "" {
-			return 0
-		}
-		d, err := time.ParseDuration(s)
-		if err != nil || d <= 0 {
-			errs = append(errs, fmt.Errorf("%s: %q is not a time such as 15s or 1h", what, s))
-		}
-		return d
+// config is what the lane is told. What cannot be has been noted before.
+func (a fileApp) config() dispatch.AppConfig {
+	backoff, _ := time.ParseDuration(a.Backoff)
+	late, _ := time.ParseDuration(a.LateWindow)
+	return dispatch.AppConfig{
+		GuestSpace: a.GuestSpace, Single: a.Call == "single", Inflight: a.Inflight,
+		DailyRequests: a.DailyRequests, WhenSpent: kintone.WhenSpent(a.WhenSpent),
+		Shared: a.Identity == "shared", Attempts: a.Attempts, Backoff: backoff, LateWindow: late,
 	}
-	cfg := dispatch.AppConfig{
-		Inflight: a.Inflight, DailyRequests: a.DailyRequests, Attempts: a.Attempts,
-		Backoff: duration("backoff", a.Backoff), LateWindow: duration("lateWindow", a.LateWindow),
-	}
-	switch a.Call {
-	case "", "bulk":
-	case "single":
-		cfg.Single = true
-	default:
-		errs = append(errs, fmt.Errorf("call: %q is neither bulk nor single", a.Call))
-	}
-	switch a.Identity {
-	case "", "dedicated":
-	case "shared":
-		cfg.Shared = true
-	default:
-		errs = append(errs, fmt.Errorf("identity: %q is neither dedicated nor shared", a.Identity))
-	}
-	if a.Inflight < 0 || a.Inflight > queue.Slots-1 {
-		errs = append(errs, fmt.Errorf("inflight: 1 to %d", queue.Slots-1))
-	}
-	if a.Attempts < 0 {
-		errs = append(errs, errors.New("attempts: at least 1"))
-	}
-	if a.DailyRequests < -1 {
-		errs = append(errs, errors.New("dailyRequests: a number, or -1 for no limit"))
-	}
-	return cfg, errors.Join(errs...)
 }

@@ -88,15 +88,13 @@ func (c *demoCmd) Run(stop context.Context, t *terminal) error {
 	fast := dispatch.AppConfig{Attempts: 2, Backoff: time.Second}
 	s := site{
 		name:   "main",
-		client: kintone.Config{BaseURL: "http://127.0.0.1", Transport: transport},
+		client: kintone.Config{BaseURL: "http://127.0.0.1", Transport: transport, Credentials: kintone.Credentials{AppTokens: make(map[int64][]kintone.Secret)}},
 		gate:   kintone.GateConfig{RequestsPerSecond: 50},
 		apps:   make(map[int64]dispatch.AppConfig),
 	}
 	for _, a := range demoApps {
-		app := fast
-		app.Tokens = []kintone.Secret{a.token}
-		s.apps[a.id] = app
-		s.client.Tokens = append(s.client.Tokens, a.token)
+		s.apps[a.id] = fast
+		s.client.Credentials.AppTokens[a.id] = []kintone.Secret{a.token}
 	}
 	running, end := context.WithCancel(stop)
 	defer end()

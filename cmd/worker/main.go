@@ -4,11 +4,13 @@
 //	worker demo         the whole system in one process, with nothing configured
 //	worker simulate     a simulated kintone on a port, for trying any client
 //	worker check        what works, what will fail, and how to mend it
+//	worker probe        ask a real kintone, in a test app, what its documentation leaves open
 //	worker setup        the streams and buckets in NATS
 //
 // Settings come from flags, then the environment, then the file of --config, then defaults. Secrets have no flags. A
 // first SIGINT or SIGTERM ends gracefully: requests in hand finish within --drain, what has not left stays in the queue.
-// A second one ends at once, and that loses nothing either. SIGHUP lets a site go on that was halted by a refused login.
+// A second one ends at once, and that loses nothing either. SIGHUP reads the secrets again from their files, and lets what
+// stands still because of them try again, as a site does whose login was refused.
 package main
 
 import (
@@ -46,6 +48,7 @@ type cli struct {
 	Demo     demoCmd     `cmd:"" help:"Run the whole system in one process, with nothing configured."`
 	Simulate simulateCmd `cmd:"" help:"Run a simulated kintone on a port, for trying any client."`
 	Check    checkCmd    `cmd:"" help:"Say what works, what will fail, and how to mend it."`
+	Probe    probeCmd    `cmd:"" help:"Ask a real kintone, in a test app, what its documentation leaves open."`
 	Setup    setupCmd    `cmd:"" help:"Show, or create with --apply, the streams and buckets in NATS."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }

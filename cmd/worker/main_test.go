@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asWorker) != "" {
 		main()
 	}
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+		os.Unsetenv(name) // nothing of the tester's; net/http reads them once
+	}
 	flag.Parse()
 	// These tests wait for leases and for processes much more than they compute.
 	if err := flag.Set("test.parallel", "32"); err != nil {

@@ -110,10 +110,10 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 	defer signal.Stop(hangup)
 
 	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex // guards errs
-		errs  []error
-		gates []*kintone.Gate
+		wg     sync.WaitGroup
+		mu     sync.Mutex // guards errs
+		errs   []error
+		owners []*dispatch.Owner
 	)
 	var turns *dispatch.Turns
 	if len(sites) > 1 {
@@ -124,7 +124,6 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 	for _, s := range sites {
 		s.gate.OnChange = gateObserver(lg, s.name)
 		gate := kintone.NewGate(s.gate)
-		gates = append(gates, gate)
 		s.client.Gate = gate
 		client, err := kintone.NewClient(s.client)
 		if err != nil {
@@ -134,6 +133,7 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 			Site: s.name, Name: name, Client: client, Gate: gate, Queue: q, Apps: s.apps, Default: s.other,
 			Turns: turns, Observe: observe,
 		})
+		owners = append(owners, owner)
 		wg.Go(func() {
 			if err := owner.Run(stop, work); err != nil {
 				mu.Lock()
@@ -148,8 +148,11 @@ func serve(stop context.Context, drain time.Duration, q *queue.Queue, sites []si
 	for {
 		select {
 		case <-hangup:
-			for _, g := range gates {
-				g.Resume()
+			lg.Info("SIGHUP: the secrets are read again, and what stands still tries again")
+			for _, o := range owners {
+				if err := o.Resume(); err != nil {
+					lg.Warn("secrets", "trouble", err)
+				}
 			}
 		case <-ended:
 			failpoint.Hit("stop.done")

@@ -126,7 +126,7 @@ func TestSecretsAppearNowhere(t *testing.T) {
 		{name: "NATS goes away", format: "text", seen: []string{"token", "basic password"}, jobs: true, outside: true},
 		{name: "an echo of the token", format: "json", handler: func(*place) string { return "echo" }, seen: []string{"token", "basic password"}},
 		{name: "an echo of the password", format: "text", env: []string{"KINTONE_USERNAME=sato"}, handler: func(*place) string { return "echo" }, seen: []string{"password", "basic password"}},
-		{name: "a proxy that is away", format: "json", env: []string{"KINTONE_BASE_URL=https://kintone.invalid",
+		{name: "a proxy that is away", format: "json", env: []string{"KINTONE_BASE_URL=https://statusq-test.cybozu.com",
 			"HTTPS_PROXY=http://proxy:" + canaries["proxy password"] + "@" + closed.Addr().String()}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,17 +14,27 @@ import (
 type task struct {
 	seq    uint64
 	id     string
-	record int64
+	record int64 // or the line of its key, below 0, as long as nobody knows its record
 	state  state
-	inLog  bool      // the job still stands in the log, so that the low-water mark may not pass it
-	parked uint64    // ledger sequence of its parked message; 0 while it has none
-	due    time.Time // of a parked one; zero for one that only waits behind an earlier job
+	inLog  bool   // the job still stands in the log, so that the low-water mark may not pass it
+	parked uint64 // ledger sequence of its parked message; 0 while it has none
+	home   int64  // record in the subject of that message; 0 if none was known when it was written
+	parent string // the job that it was made of, when a key found its record; "" for one that was published
+
+	campaign string    // of a parked one
+	due      time.Time // of a parked one; zero for one that only waits behind an earlier job
 
 	// In memory only while the task is open, reading, flying or deciding; nil while it is parked out.
 	job      *queue.Job
 	attempts []queue.Attempt
 	gutted   bool // the job itself is gone from the log; only what stands in the slot is left of it
 	replans  int  // times that somebody else's change made us start afresh
+
+	// Of a job whose key matches more records than one page holds: how many were made into jobs, and the last of them.
+	matches int
+	after   int64
+
+	misses int // look-ups of its key alone that were not answered, while kintone answered others
 
 	// What this owner saw of the record last; nil = to be read.
 	pin   *kintone.Record
@@ -34,6 +44,9 @@ type task struct {
 
 // isFound reports whether inspection has found the way that the job's action takes.
 func (t *task) isFound() bool { return t.found != nil && t.found.action.Name != "" }
+
+// unbound reports whether the job names a record by a key that has not been looked up.
+func (t *task) unbound() bool { return t.record < 0 }
 
 type state uint8
 
@@ -51,8 +64,15 @@ const (
 type backlog struct {
 	chains map[int64][]*task // by record, in order of the log; no chain is empty
 
+	// Jobs with a key stand in the line of their key until it is looked up, so that they keep their order, too. Its number
+	// is below 0.
+	lines map[queue.Key]int64
+	keys  map[int64]queue.Key // the reverse
+	line  int64               // the last that was given
+
 	// Heads of chains. Entries may be out of date (the head changed): valid tells, and who becomes head again is pushed
 	// again.
+	toFind taskHeap // open, unbound
 	toRead taskHeap // open, no pin
 	fit    taskHeap // open, with a pin, found fit
 	due    dueHeap  // parked
@@ -61,13 +81,35 @@ type backlog struct {
 	ahead  taskHeap
 	readTo uint64
 
+	// Unbound ones that are not parked, or due, and some that were: any record may be theirs, so nothing behind the first
+	// of them may be read for or planned.
+	unfound taskHeap
+	dueKeys dueHeap // parked unbound ones
+	ripe    []*task // of those, the ones whose time has come; they come back before all others
+
 	log    taskHeap // those that still stand in the log, and some that did; the first is the low-water mark
 	open   int      // tasks whose job is in memory
 	parked int
 }
 
 func newBacklog() *backlog {
-	return &backlog{chains: make(map[int64][]*task), readTo: math.MaxUint64}
+	return &backlog{
+		chains: make(map[int64][]*task), lines: make(map[queue.Key]int64), keys: make(map[int64]queue.Key), readTo: math.MaxUint64,
+	}
+}
+
+// lineOf is the chain that a job belongs to: that of its record or, while nobody knows it, of its key.
+func (b *backlog) lineOf(j queue.Job) int64 {
+	if j.Key == nil || j.Record > 0 {
+		return j.Record
+	}
+	line, ok := b.lines[*j.Key]
+	if !ok {
+		b.line--
+		line = b.line
+		b.lines[*j.Key], b.keys[line] = line, *j.Key
+	}
+	return line
 }
 
 // add puts a task in its place among those of its record: by log sequence, but never before one that is being read
@@ -81,6 +123,37 @@ func (b *backlog) add(t *task) {
 	} else {
 		b.open++
 	}
+	b.await(t)
+	b.place(t)
+}
+
+// await keeps what is behind an unbound task waiting.
+func (b *backlog) await(t *task) {
+	if t.awaited() {
+		heap.Push(&b.unfound, t)
+	}
+}
+
+// awaited reports whether the key of the task is about to be looked up.
+func (t *task) awaited() bool {
+	return t.unbound() && (t.state == stateOpen || t.state == stateReading || t.state == stateWaking)
+}
+
+// barrier is the place in the log of the first job of which nobody knows the record.
+func (b *backlog) barrier() uint64 {
+	for len(b.unfound) > 0 {
+		if t := b.unfound[0]; t.awaited() {
+			return t.seq
+		}
+		heap.Pop(&b.unfound)
+	}
+	return math.MaxUint64
+}
+
+// bind gives a task the record that its key has found, and its place among the jobs of that record.
+func (b *backlog) bind(t *task, record int64) {
+	b.leave(t)
+	t.record, t.job.Record, t.state = record, record, stateOpen
 	b.place(t)
 }
 
@@ -135,9 +208,7 @@ func (b *backlog) stranded(record int64) []*task {
 
 // remove takes a settled task out and lets the next job of its record come forward.
 func (b *backlog) remove(t *task) {
-	chain := b.chains[t.record]
-	at := slices.Index(chain, t)
-	if at < 0 {
+	if !slices.Contains(b.chains[t.record], t) {
 		return
 	}
 	t.inLog = false
@@ -146,9 +217,33 @@ func (b *backlog) remove(t *task) {
 	} else {
 		b.open--
 	}
+	t.state = stateDeciding // nobody waits for its key any more
+	b.leave(t)
+}
+
+// next are the jobs at the front of the line of a key that mean one record, as far as they are in memory.
+func (b *backlog) next(line int64) []*task {
+	var out []*task
+	for _, t := range b.chains[line] {
+		if t.state != stateOpen || t.job.Match == queue.MatchAll {
+			break
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// leave takes a task out of its chain and lets the next one come forward.
+func (b *backlog) leave(t *task) {
+	chain := b.chains[t.record]
+	at := slices.Index(chain, t)
 	chain = slices.Delete(chain, at, at+1)
 	if len(chain) == 0 {
 		delete(b.chains, t.record)
+		if key, ok := b.keys[t.record]; ok {
+			delete(b.lines, key)
+			delete(b.keys, t.record)
+		}
 		return
 	}
 	b.chains[t.record] = chain
@@ -163,16 +258,27 @@ func (b *backlog) remove(t *task) {
 func (b *backlog) park(t *task, at uint64, due time.Time) {
 	b.open--
 	b.parked++
-	t.state, t.parked, t.due, t.inLog = stateParked, at, due, false
+	t.state, t.parked, t.home, t.due, t.inLog = stateParked, at, max(t.record, 0), due, false
+	t.campaign = t.job.Campaign
 	t.job, t.attempts, t.pin, t.found = nil, nil, nil, nil
 	b.replace(t)
+}
+
+// hasten makes a parked task due.
+func (b *backlog) hasten(t *task) {
+	if t.due.IsZero() {
+		return
+	}
+	t.due = time.Time{}
+	b.activate(t)
 }
 
 // wake brings a parked task's job back into memory.
 func (b *backlog) wake(t *task, p queue.Parked) {
 	b.parked--
 	b.open++
-	t.state, t.job, t.attempts = stateOpen, &p.Job, p.Attempts
+	t.state, t.job, t.attempts, t.parent, t.matches, t.after = stateOpen, &p.Job, p.Attempts, p.Parent, p.Matches, p.After
+	b.await(t)
 	b.activate(t)
 }
 
@@ -196,8 +302,12 @@ func (b *backlog) activate(t *task) {
 	switch {
 	case t.state == stateParked && t.seq > b.readTo:
 		heap.Push(&b.ahead, t)
+	case t.state == stateParked && t.unbound():
+		heap.Push(&b.dueKeys, dueTask{t.due, t})
 	case t.state == stateParked:
 		heap.Push(&b.due, dueTask{t.due, t})
+	case t.state == stateOpen && t.unbound():
+		heap.Push(&b.toFind, t)
 	case t.state == stateOpen && t.pin == nil:
 		heap.Push(&b.toRead, t)
 	case t.state == stateOpen && t.isFound():
@@ -205,10 +315,23 @@ func (b *backlog) activate(t *task) {
 	}
 }
 
+// nextToFind takes up to n tasks whose keys have to be looked up, in order of the log.
+func (b *backlog) nextToFind(n int) []*task {
+	var out []*task
+	for len(out) < n && len(b.toFind) > 0 {
+		t := heap.Pop(&b.toFind).(*task)
+		if b.isUnfound(t) {
+			t.state = stateReading
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
 // nextToRead takes up to n tasks whose records have to be read, in order of the log.
 func (b *backlog) nextToRead(n int) []*task {
 	var out []*task
-	for len(out) < n && len(b.toRead) > 0 {
+	for barrier := b.barrier(); len(out) < n && len(b.toRead) > 0 && b.toRead[0].seq < barrier; {
 		t := heap.Pop(&b.toRead).(*task)
 		if b.isUnread(t) {
 			t.state = stateReading
@@ -222,7 +345,7 @@ func (b *backlog) nextToRead(n int) []*task {
 // taken before oldest is not used: the task goes back to be read.
 func (b *backlog) nextFit(n int, oldest time.Time, settings int64) []*task {
 	var out []*task
-	for len(out) < n && len(b.fit) > 0 {
+	for barrier := b.barrier(); len(out) < n && len(b.fit) > 0 && b.fit[0].seq < barrier; {
 		t := heap.Pop(&b.fit).(*task)
 		if !b.isFit(t) {
 			continue
@@ -249,16 +372,17 @@ func (b *backlog) read(to uint64) {
 
 // nextDue takes up to n parked tasks whose time has come.
 func (b *backlog) nextDue(now time.Time, n int) []*task {
-	var out []*task
-	for len(out) < n && len(b.due) > 0 {
-		d := b.due[0]
-		if d.task.state == stateParked && b.isHead(d.task) && d.at.Equal(d.task.due) {
-			if d.at.After(now) {
-				break
-			}
-			d.task.state = stateWaking
-			out = append(out, d.task)
-		}
+	for d := b.dueKeys.first(b); d != nil && !d.at.After(now); d = b.dueKeys.first(b) {
+		d.task.state = stateWaking
+		b.await(d.task)
+		b.ripe = append(b.ripe, d.task)
+		heap.Pop(&b.dueKeys)
+	}
+	out := slices.Clone(b.ripe[:min(n, len(b.ripe))])
+	b.ripe = slices.Delete(b.ripe, 0, len(out))
+	for d := b.due.first(b); len(out) < n && d != nil && !d.at.After(now); d = b.due.first(b) {
+		d.task.state = stateWaking
+		out = append(out, d.task)
 		heap.Pop(&b.due)
 	}
 	return out
@@ -266,14 +390,19 @@ func (b *backlog) nextDue(now time.Time, n int) []*task {
 
 // firstDue is when the next parked task wants to be woken; zero when there is none.
 func (b *backlog) firstDue() time.Time {
-	for len(b.due) > 0 {
-		d := b.due[0]
-		if d.task.state == stateParked && b.isHead(d.task) && d.at.Equal(d.task.due) {
-			return d.at
+	var at time.Time
+	for _, d := range []*dueTask{b.due.first(b), b.dueKeys.first(b)} {
+		if d != nil && (at.IsZero() || d.at.Before(at)) {
+			at = d.at
+			if at.IsZero() {
+				at = time.Unix(0, 0) // long due, and not none
+			}
 		}
-		heap.Pop(&b.due)
 	}
-	return time.Time{}
+	if len(b.ripe) > 0 {
+		at = time.Unix(0, 0)
+	}
+	return at
 }
 
 // lowWater is the sequence of the first job that still has to stand in the log; next is what it is when there is none
@@ -288,8 +417,23 @@ func (b *backlog) lowWater(next uint64) uint64 {
 	return min(next, b.log[0].seq)
 }
 
+// ready and readable are about how many tasks may be planned, and read for, now: none if they all stand behind one whose
+// key is not looked up.
+func (b *backlog) ready() int    { return b.before(b.fit) }
+func (b *backlog) readable() int { return b.before(b.toRead) }
+
+func (b *backlog) before(h taskHeap) int {
+	if len(h) == 0 || h[0].seq >= b.barrier() {
+		return 0
+	}
+	return len(h)
+}
+
 // tidy forgets entries that are out of date at the front of the heaps, so that their lengths mean something.
 func (b *backlog) tidy() {
+	for len(b.toFind) > 0 && !b.isUnfound(b.toFind[0]) {
+		heap.Pop(&b.toFind)
+	}
 	for len(b.fit) > 0 && !b.isFit(b.fit[0]) {
 		heap.Pop(&b.fit)
 	}
@@ -303,7 +447,11 @@ func (b *backlog) isFit(t *task) bool {
 }
 
 func (b *backlog) isUnread(t *task) bool {
-	return b.isHead(t) && t.state == stateOpen && t.pin == nil
+	return b.isHead(t) && t.state == stateOpen && t.pin == nil && !t.unbound()
+}
+
+func (b *backlog) isUnfound(t *task) bool {
+	return b.isHead(t) && t.state == stateOpen && t.unbound()
 }
 
 func (b *backlog) isHead(t *task) bool {
@@ -331,6 +479,17 @@ type dueTask struct {
 }
 
 type dueHeap []dueTask
+
+// first is the one that is due first, nil if there is none. It forgets entries that are out of date.
+func (h *dueHeap) first(b *backlog) *dueTask {
+	for len(*h) > 0 {
+		if d := &(*h)[0]; d.task.state == stateParked && b.isHead(d.task) && d.at.Equal(d.task.due) {
+			return d
+		}
+		heap.Pop(h)
+	}
+	return nil
+}
 
 func (h dueHeap) Len() int           { return len(h) }
 func (h dueHeap) Less(i, j int) bool { return h[i].at.Before(h[j].at) }

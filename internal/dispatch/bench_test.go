@@ -47,7 +47,7 @@ func BenchmarkWorker(b *testing.B) {
 
 		gate := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 100_000})
 		client, err := kintone.NewClient(kintone.Config{
-			BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport, Gate: gate,
+			BaseURL: "http://127.0.0.1", Credentials: kintone.Credentials{Tokens: []kintone.Secret{testToken}}, Transport: transport, Gate: gate,
 		})
 		if err != nil {
 			b.Fatal(err)

@@ -131,7 +131,7 @@ func (h *history) checkJob(broken func(string, ...any), a accepted, ends []queue
 	}
 	last := ends[len(ends)-1]
 	for i, r := range ends {
-		if r.Record != a.job.Record {
+		if unfound := a.job.Key != nil && (r.Outcome == queue.Dead || r.Outcome == queue.Cancelled) && r.Record == 0; r.Record != a.job.Record && !unfound {
 			broken("%s: a result names record %d", name, r.Record)
 		}
 		if r.Outcome == queue.Duplicate {
@@ -173,6 +173,7 @@ func (h *history) checkAgain(broken func(string, ...any), a, before accepted, en
 	switch r := ends[0]; {
 	case a.job.Record == before.job.Record && r.Outcome != queue.Duplicate:
 		broken("%s ended %s, want duplicate", name, r.Outcome)
+	case before.job.Key != nil && r.Outcome == queue.Duplicate: // of which it was not known then what record it meant
 	case a.job.Record != before.job.Record && (r.Outcome != queue.Dead || r.Reason != ReasonIDReused):
 		broken("%s for another record ended %s %s, want dead, %s", name, r.Outcome, r.Reason, ReasonIDReused)
 	}

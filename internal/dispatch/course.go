@@ -130,7 +130,7 @@ func (f *flight) learned(d decision, ev evidence) []ending {
 
 // next is what has to be done about the part at work after a read that decided nothing and that began at read. why are
 // the members that something speaks against.
-func (f *flight) next(why map[uint64]finding, window time.Duration, read time.Time) nextStep {
+func (f *flight) next(why map[int64]finding, window time.Duration, read time.Time) nextStep {
 	p := f.parts[0]
 	if p.sends == 0 || p.last.charge != chargeJobs {
 		return sendNow // these members were not refused
@@ -155,7 +155,7 @@ func (f *flight) givenUp() []ending {
 	p := f.parts[0]
 	var ends []ending
 	for _, m := range p.members {
-		found, named := p.why[m.Seq]
+		found, named := p.why[m.Record]
 		if !named {
 			found = finding{fate: unfit, reason: p.last.reason, code: p.last.code, message: p.last.message}
 		}
@@ -195,7 +195,7 @@ func (f *flight) releaseUnsent(ends []ending) []ending {
 // ladder, the others start afresh.
 func (f *flight) release(q *part, ends []ending) []ending {
 	for _, m := range q.members {
-		if found, bad := q.why[m.Seq]; bad {
+		if found, bad := q.why[m.Record]; bad {
 			ends = append(ends, ending{member: m, fate: endFailed, found: found})
 		} else {
 			ends = append(ends, ending{member: m, fate: endAfresh})

@@ -1,6 +1,10 @@
 package dispatch
 
-import "time"
+import (
+	"time"
+
+	"statusq/internal/kintone"
+)
 
 // An Event is something that an operator may want to know. The package logs nothing itself: it tells events to one
 // observer, in the order in which they happened per lane, and the observer must not block.
@@ -19,6 +23,7 @@ type Event struct {
 	Dead    int
 	Unknown int
 	Parked  int
+	Matched int // jobs that one with a key became
 }
 
 // EventKind says what happened.
@@ -38,6 +43,8 @@ const (
 	EventCut       EventKind = "cut"       // a request goes on in parts: Reason is "suspects" or "halves"
 	EventOperator  EventKind = "operator"  // an operator held a request or said what became of it: Detail is what, who and why
 	EventInherited EventKind = "inherited" // a slot was found filled at the start
+	EventRenewed   EventKind = "renewed"   // the secrets have changed: what stood still for the old ones tries again
+	EventSettings  EventKind = "settings"  // a change of the app's settings goes on: Reason is its stage, or why it failed
 	EventTrouble   EventKind = "trouble"   // something went wrong that is tried again
 )
 
@@ -45,7 +52,7 @@ const (
 type LaneStatus struct {
 	App           int64     `json:"app"`
 	Name          string    `json:"name,omitempty"`
-	State         string    `json:"state"` // running, halted, unserved, stopped
+	State         string    `json:"state"` // running, changing (its settings), halted, unserved, stopped
 	Why           string    `json:"why,omitempty"`
 	Detail        string    `json:"detail,omitempty"`
 	Since         time.Time `json:"since,omitzero"`
@@ -59,5 +66,12 @@ type LaneStatus struct {
 	Dead          int       `json:"dead"`
 	Unknown       int       `json:"unknown"`
 	RequestsToday int       `json:"requestsToday"`
-	Budget        int       `json:"budget"`
+	Budget        int       `json:"budget"` // of requests a day; 0 = no limit
+
+	Reserve   int               `json:"reserve,omitzero"`        // of the budget, for requests that resolve others
+	WhenSpent kintone.WhenSpent `json:"whenSpent,omitempty"`     // empty without a budget
+	Stretch   int               `json:"stretchSeconds,omitzero"` // from one batch that is not full to the next, so that the budget lasts
+
+	Call          string `json:"call,omitempty"`         // bulk, or single: one call per record
+	InflightLimit int    `json:"inflightLimit,omitzero"` // status requests at a time
 }

@@ -690,7 +690,7 @@ func (x *explorer) conclude(w *xWorld, n int, f *flight, ends []ending, read map
 // flight is flight n as the production code has it.
 func (x *explorer) flight(w *xWorld, n int) *flight {
 	in := &w.flights[n]
-	f := &flight{n: n, id: "r", at: x.now, settings: int64(in.settings), inherited: in.inherited, dead: in.dead, phase: in.phase, tasks: map[uint64]*task{}}
+	f := &flight{n: n, id: "r", at: x.now, settings: int64(in.settings), inherited: in.inherited, dead: in.dead, phase: in.phase, tasks: map[int64]*task{}}
 	for _, p := range in.parts {
 		if p.mask == 0 {
 			break
@@ -713,12 +713,12 @@ func (x *explorer) flight(w *xWorld, n int) *flight {
 				continue
 			}
 			out.members = append(out.members, x.member(w, n, i))
-			f.tasks[uint64(i+1)] = &task{seq: uint64(i + 1), id: x.jobs[i].ID, record: x.jobs[i].Record, job: &x.jobs[i], state: stateFlying}
+			f.tasks[x.jobs[i].Record] = &task{seq: uint64(i + 1), id: x.jobs[i].ID, record: x.jobs[i].Record, job: &x.jobs[i], state: stateFlying}
 			if p.why[i] > 0 {
 				if out.why == nil {
-					out.why = make(map[uint64]finding)
+					out.why = make(map[int64]finding)
 				}
-				out.why[uint64(i+1)] = xFindings[p.why[i]-1]
+				out.why[x.jobs[i].Record] = xFindings[p.why[i]-1]
 			}
 		}
 		f.parts = append(f.parts, out)
@@ -768,7 +768,7 @@ func (x *explorer) store(w *xWorld, n int, f *flight) {
 		q.last = refusalOf(p.last)
 		for _, m := range p.members {
 			q.mask |= 1 << (m.Seq - 1)
-			if found, bad := p.why[m.Seq]; bad {
+			if found, bad := p.why[m.Record]; bad {
 				q.why[m.Seq-1] = findingNumber(found)
 			}
 		}

@@ -15,8 +15,8 @@ type flight struct {
 	n     int // slot
 	id    string
 	at    time.Time
-	tasks map[uint64]*task // by sequence
-	parts []*part          // the first is the one at work
+	tasks map[int64]*task // by record
+	parts []*part         // the first is the one at work
 
 	// settings is the revision of the process settings that the members were inspected against; 0 = not known, as in a
 	// slot that another owner filled under settings we never saw.
@@ -77,13 +77,13 @@ type part struct {
 	moved   bool      // kintone once said that a revision had moved
 	again   bool      // refused, nobody named, and sent again to be sure
 	last    judgement // why kintone refused it last, it and not what it was cut from
-	why     map[uint64]finding
+	why     map[int64]finding
 }
 
 func newFlight(n int, tasks []*task, now time.Time) *flight {
-	f := &flight{n: n, id: queue.NewID(), at: now, tasks: make(map[uint64]*task, len(tasks)), settings: tasks[0].found.settings}
+	f := &flight{n: n, id: queue.NewID(), at: now, tasks: make(map[int64]*task, len(tasks)), settings: tasks[0].found.settings}
 	for _, t := range tasks {
-		f.tasks[t.seq] = t
+		f.tasks[t.record] = t
 		if t.found.settings != f.settings {
 			f.settings = 0
 		}
@@ -94,7 +94,7 @@ func newFlight(n int, tasks []*task, now time.Time) *flight {
 
 // inherit takes over what a slot holds. Every part of it may have been sent, and may still be under way.
 func inherit(n int, r queue.Request, now time.Time) *flight {
-	f := &flight{n: n, id: r.ID, at: r.At, tasks: make(map[uint64]*task), settings: r.Settings, inherited: true, due: now}
+	f := &flight{n: n, id: r.ID, at: r.At, tasks: make(map[int64]*task), settings: r.Settings, inherited: true, due: now}
 	for _, p := range r.Parts {
 		f.parts = append(f.parts, &part{members: p.Members, doubt: now})
 	}
@@ -134,9 +134,9 @@ func (f *flight) halve() {
 }
 
 // partition cuts members into those that are suspected and the rest, both in their order.
-func partition(ms []queue.Member, suspected map[uint64]finding) (rest, suspects []queue.Member) {
+func partition(ms []queue.Member, suspected map[int64]finding) (rest, suspects []queue.Member) {
 	for _, m := range ms {
-		if _, bad := suspected[m.Seq]; bad {
+		if _, bad := suspected[m.Record]; bad {
 			suspects = append(suspects, m)
 		} else {
 			rest = append(rest, m)
@@ -146,10 +146,10 @@ func partition(ms []queue.Member, suspected map[uint64]finding) (rest, suspects 
 }
 
 // suspects names the members that the refusal or the read after it speaks against, with what to say about each.
-func suspects(p *part, read map[int64]*kintone.Record, jobs map[uint64]*task, process *kintone.Process, fields kintone.Fields, us string, now time.Time) map[uint64]finding {
-	out := make(map[uint64]finding)
+func suspects(p *part, read map[int64]*kintone.Record, jobs map[int64]*task, process *kintone.Process, fields kintone.Fields, us string, now time.Time) map[int64]finding {
+	out := make(map[int64]finding)
 	blame := func(m queue.Member) {
-		out[m.Seq] = finding{fate: unfit, reason: p.last.reason, code: p.last.code, message: p.last.message}
+		out[m.Record] = finding{fate: unfit, reason: p.last.reason, code: p.last.code, message: p.last.message}
 	}
 	for i, m := range p.members {
 		switch {
@@ -158,7 +158,7 @@ func suspects(p *part, read map[int64]*kintone.Record, jobs map[uint64]*task, pr
 			blame(m)
 			continue
 		}
-		t := jobs[m.Seq]
+		t := jobs[m.Record]
 		if t == nil || t.job == nil || process == nil {
 			continue
 		}
@@ -169,7 +169,7 @@ func suspects(p *part, read map[int64]*kintone.Record, jobs map[uint64]*task, pr
 			if found.reason == "" {
 				found.reason, found.code = ReasonStatusMismatch, p.last.code
 			}
-			out[m.Seq] = found
+			out[m.Record] = found
 		}
 	}
 	return out

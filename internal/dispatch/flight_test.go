@@ -74,7 +74,7 @@ func TestSplittingKeepsMembersPinsAndDoubt(t *testing.T) {
 
 func TestPartitionKeepsTheOrderOfSuspectsAndOfTheRest(t *testing.T) {
 	ms := members(boarding(5, 7))
-	rest, bad := partition(ms, map[uint64]finding{2: {}, 5: {}, 99: {}})
+	rest, bad := partition(ms, map[int64]finding{2: {}, 5: {}, 99: {}})
 	if !slices.Equal(seqs(rest), []uint64{1, 3, 4}) || !slices.Equal(seqs(bad), []uint64{2, 5}) {
 		t.Errorf("the rest is %v and the suspects are %v", seqs(rest), seqs(bad))
 	}
@@ -134,33 +134,33 @@ func TestSuspectsAreThoseThatTheRefusalOrTheReadSpeaksAgainst(t *testing.T) {
 		name   string
 		last   judgement
 		change func(tasks []*task, read map[int64]*kintone.Record)
-		want   map[uint64]string // reason by sequence
+		want   map[int64]string // reason by record
 	}{
-		{"nobody", judgement{reason: ReasonStatusMismatch}, nil, map[uint64]string{}},
-		{"named by position", judgement{reason: ReasonRefused, indexes: []int{0, 2}}, nil, map[uint64]string{1: ReasonRefused, 3: ReasonRefused}},
-		{"named by record", judgement{reason: ReasonRecordNotFound, records: []int64{2}}, nil, map[uint64]string{2: ReasonRecordNotFound}},
-		{"named by the user that is not there", judgement{reason: ReasonAssigneeUnknown, user: "ghost"}, nil, map[uint64]string{4: ReasonAssigneeUnknown}},
-		{"not there any more", judgement{reason: ReasonRecordNotFound}, func(_ []*task, read map[int64]*kintone.Record) { delete(read, 3) }, map[uint64]string{3: ReasonRecordNotFound}},
-		{"in another status", judgement{reason: ReasonStatusMismatch}, func(_ []*task, read map[int64]*kintone.Record) { read[1].Status = "All" }, map[uint64]string{1: ReasonStatusMismatch}},
-		{"where the action would have led", judgement{reason: ReasonStatusMismatch}, func(_ []*task, read map[int64]*kintone.Record) { read[1].Status = "Working" }, map[uint64]string{1: ReasonStatusMismatch}},
-		{"somebody else's", judgement{reason: ReasonNotAssignee}, func(_ []*task, read map[int64]*kintone.Record) { read[2].Assignees = []string{"sato"} }, map[uint64]string{2: ReasonNotAssignee}},
+		{"nobody", judgement{reason: ReasonStatusMismatch}, nil, map[int64]string{}},
+		{"named by position", judgement{reason: ReasonRefused, indexes: []int{0, 2}}, nil, map[int64]string{1: ReasonRefused, 3: ReasonRefused}},
+		{"named by record", judgement{reason: ReasonRecordNotFound, records: []int64{2}}, nil, map[int64]string{2: ReasonRecordNotFound}},
+		{"named by the user that is not there", judgement{reason: ReasonAssigneeUnknown, user: "ghost"}, nil, map[int64]string{4: ReasonAssigneeUnknown}},
+		{"not there any more", judgement{reason: ReasonRecordNotFound}, func(_ []*task, read map[int64]*kintone.Record) { delete(read, 3) }, map[int64]string{3: ReasonRecordNotFound}},
+		{"in another status", judgement{reason: ReasonStatusMismatch}, func(_ []*task, read map[int64]*kintone.Record) { read[1].Status = "All" }, map[int64]string{1: ReasonStatusMismatch}},
+		{"where the action would have led", judgement{reason: ReasonStatusMismatch}, func(_ []*task, read map[int64]*kintone.Record) { read[1].Status = "Working" }, map[int64]string{1: ReasonStatusMismatch}},
+		{"somebody else's", judgement{reason: ReasonNotAssignee}, func(_ []*task, read map[int64]*kintone.Record) { read[2].Assignees = []string{"sato"} }, map[int64]string{2: ReasonNotAssignee}},
 		{"what the job expects of the revision was compared before", judgement{reason: ReasonStatusMismatch}, func(tasks []*task, _ map[int64]*kintone.Record) {
 			tasks[0].job.Revision = 3
 			tasks[1].job.Expires = now.Add(-time.Hour)
-		}, map[uint64]string{}},
+		}, map[int64]string{}},
 		{"a job that is gone can be named, but not inspected", judgement{reason: ReasonRecordNotFound, records: []int64{2}}, func(tasks []*task, read map[int64]*kintone.Record) {
 			tasks[0].job, tasks[1].job = nil, nil
 			delete(read, 1)
-		}, map[uint64]string{2: ReasonRecordNotFound}},
+		}, map[int64]string{2: ReasonRecordNotFound}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tasks := boarding(4, 7)
 			tasks[3].job.Action, tasks[3].job.Assignee = "Ask", "ghost"
-			read, bySeq := make(map[int64]*kintone.Record), make(map[uint64]*task)
+			read, byRecord := make(map[int64]*kintone.Record), make(map[int64]*task)
 			for _, task := range tasks {
 				r := *task.pin
-				read[task.record], bySeq[task.seq] = &r, task
+				read[task.record], byRecord[task.record] = &r, task
 			}
 			if tt.change != nil {
 				tt.change(tasks, read)
@@ -173,9 +173,9 @@ func TestSuspectsAreThoseThatTheRefusalOrTheReadSpeaksAgainst(t *testing.T) {
 				}
 				p.members = append(p.members, m)
 			}
-			got := make(map[uint64]string)
-			for seq, f := range suspects(p, read, bySeq, process, fields, "us", now) {
-				got[seq] = f.reason
+			got := make(map[int64]string)
+			for record, f := range suspects(p, read, byRecord, process, fields, "us", now) {
+				got[record] = f.reason
 			}
 			if !maps.Equal(got, tt.want) {
 				t.Errorf("suspects %v, want %v", got, tt.want)
@@ -189,7 +189,7 @@ func TestSuspectsAreThoseThatTheRefusalOrTheReadSpeaksAgainst(t *testing.T) {
 		t.Errorf("suspects %v without settings or jobs, want none", got)
 	}
 	one := boarding(1, 7)
-	if got := suspects(&part{members: members(one)}, map[int64]*kintone.Record{1: one[0].pin}, map[uint64]*task{1: one[0]}, &off, fields, "us", now); len(got) != 0 {
+	if got := suspects(&part{members: members(one)}, map[int64]*kintone.Record{1: one[0].pin}, map[int64]*task{1: one[0]}, &off, fields, "us", now); len(got) != 0 {
 		t.Errorf("suspects %v in an app that cannot act at all, want none", got)
 	}
 }

@@ -1,10 +1,14 @@
 package dispatch
 
 import (
+	"context"
 	"time"
 
 	"statusq/internal/kintone"
 )
+
+// renewEvery is how often the owner reads the secrets again while something stands still that new ones might set going.
+const renewEvery = 5 * time.Second
 
 // halt is why a lane takes nothing for the time being.
 type halt struct {
@@ -16,14 +20,76 @@ type halt struct {
 
 // failed charges the app or the site with a failure; a job never pays for it.
 func (l *lane) failed(j judgement) {
+	if l.renewed(j) {
+		l.halt.probing = false
+		l.halt.until = time.Now()
+		return
+	}
 	switch j.charge {
 	case chargeApp:
 		l.stop(j.reason, j.message, j.after)
 		return
 	case chargeLogin:
-		l.gate.Halt(j.reason + ": " + j.message)
+		l.haltSite(j)
 	}
 	l.unprobed()
+}
+
+// renewed reports whether a refusal may be past already: the request was signed with what has been replaced since, or the
+// secrets are others now that they are read again.
+func (l *lane) renewed(j judgement) bool {
+	if j.charge != chargeLogin && j.reason != ReasonTokenInvalid && j.reason != ReasonNoPermission {
+		return false
+	}
+	if l.outdated(j) {
+		return true
+	}
+	changed, _ := l.client.Renew() // what is wrong with it the owner tells, who goes on reading
+	return changed
+}
+
+func (l *lane) outdated(j judgement) bool { return j.signing != 0 && j.signing < l.client.Signing() }
+
+// haltSite stops the whole site until the secrets change or somebody resumes it.
+func (l *lane) haltSite(j judgement) {
+	l.gate.Halt(j.reason + ": " + j.message)
+	if l.outdated(j) {
+		l.gate.Resume() // they have changed in this moment, and the owner may have resumed it just before
+	}
+}
+
+// retry lets everything try at once that waits for a better time.
+func (l *lane) retry() {
+	now := time.Now()
+	l.halt.until = now
+	l.lookAfter = time.Time{}
+	for _, f := range l.flights {
+		if f != nil && f.phase <= lookingNext {
+			f.due = now
+		}
+	}
+}
+
+// resume has the lane try again at once. It may be called from anywhere.
+func (l *lane) resume() {
+	select {
+	case l.resumed <- struct{}{}:
+	default: // it is going to
+	}
+}
+
+// rest waits like sleep, but no longer than until somebody resumes.
+func (l *lane) rest(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-l.resumed:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // unprobed puts the next probe off when one has told nothing.
@@ -75,7 +141,7 @@ func (l *lane) probe(now time.Time) {
 	}
 	l.halt.probing = true
 	l.backlog.tidy()
-	grounded := len(l.backlog.toRead)+len(l.backlog.fit) > 0
+	grounded := len(l.backlog.toFind)+len(l.backlog.toRead)+len(l.backlog.fit) > 0
 	for range len(l.flights) + 1 {
 		n := l.probes % (len(l.flights) + 1)
 		l.probes++
@@ -91,6 +157,10 @@ func (l *lane) probe(now time.Time) {
 				return
 			}
 		}
+	}
+	if tasks := l.backlog.nextToFind(l.keysAtOnce()); len(tasks) > 0 {
+		l.lookAt(tasks)
+		return
 	}
 	l.lookAt(l.backlog.nextToRead(kintone.MaxRecords))
 }

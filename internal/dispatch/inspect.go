@@ -41,8 +41,8 @@ type finding struct {
 // inspectJob says what would become of a job if it were sent for the record as read (nil: there is no such record).
 // It is pure, and it names the record that kintone would only have hidden among a hundred.
 func inspectJob(j queue.Job, r *kintone.Record, p *kintone.Process, f kintone.Fields, us string, badUsers map[string]time.Time, now time.Time) finding {
-	if !j.Expires.IsZero() && !now.Before(j.Expires) {
-		return finding{fate: unfit, reason: ReasonExpired, message: "expired at " + j.Expires.UTC().Format(time.RFC3339)}
+	if expired := expiry(j, now); expired != "" {
+		return finding{fate: unfit, reason: ReasonExpired, message: expired}
 	}
 	if r == nil {
 		return finding{fate: unfit, reason: ReasonRecordNotFound, code: "GAIA_RE01",
@@ -79,9 +79,13 @@ func inspectJob(j queue.Job, r *kintone.Record, p *kintone.Process, f kintone.Fi
 	}
 	a := from[0]
 
-	if a.Type != kintone.ActionSecondary && len(r.Assignees) > 0 && !slices.Contains(r.Assignees, us) {
+	switch {
+	case a.Type != kintone.ActionSecondary && len(r.Assignees) > 0 && !slices.Contains(r.Assignees, us):
 		return finding{fate: unfit, reason: ReasonNotAssignee, code: "GAIA_NT01", bySettings: true,
 			message: fmt.Sprintf("only the assignee may act: the record's is %s, the worker is %q", strings.Join(r.Assignees, ", "), us)}
+	case a.Type == kintone.ActionSecondary && !mayExecute(a.Executable, us):
+		return finding{fate: unfit, reason: ReasonNotExecutable, code: "GAIA_NT01", bySettings: true,
+			message: fmt.Sprintf("action %q is for %s, the worker is %q", a.Name, entityNames(a.Executable), us)}
 	}
 	switch need := assigneeNeed(p.States[a.To].Assignee, f); {
 	case need == needed && j.Assignee == "":
@@ -101,6 +105,34 @@ func inspectJob(j queue.Job, r *kintone.Record, p *kintone.Process, f kintone.Fi
 		step = 1 // it may not move the status, and then raise the revision by less
 	}
 	return finding{fate: fit, action: a, step: step, settings: p.Revision}
+}
+
+// expiry says since when a job is not to be run any more; "" if it may be.
+func expiry(j queue.Job, now time.Time) string {
+	if j.Expires.IsZero() || now.Before(j.Expires) {
+		return ""
+	}
+	return "expired at " + j.Expires.UTC().Format(time.RFC3339)
+}
+
+// mayExecute reports false if a SECONDARY action is surely for others: it lists users, and we are none of them. Who is
+// in a group, an organisation or a field, only kintone knows. With nobody listed it is for all who see the record
+// (docs/kintone.md 3).
+func mayExecute(executable []kintone.Entity, us string) bool {
+	for _, e := range executable {
+		if e.Type != kintone.EntityUser || e.Code == us {
+			return true
+		}
+	}
+	return len(executable) == 0
+}
+
+func entityNames(entities []kintone.Entity) string {
+	var names []string
+	for _, e := range entities {
+		names = append(names, e.Code)
+	}
+	return strings.Join(names, ", ")
 }
 
 // need says whether a job must, may or must not name an assignee.
@@ -172,6 +204,9 @@ var waitable = map[string]bool{
 	ReasonRecordNotFound: true,
 	ReasonStatusMismatch: true,
 	ReasonNotAssignee:    true,
+	ReasonNotExecutable:  true,
+	ReasonConditionUnmet: true,
+	ReasonKeyNotFound:    true,
 }
 
 // ladder decides whether a job that failed for a reason of its own is parked for another attempt, or dead. attempts

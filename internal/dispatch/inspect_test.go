@@ -203,9 +203,11 @@ func TestOnlyWhatMayPassByItselfIsTriedAgain(t *testing.T) {
 	for _, reason := range []string{
 		ReasonRecordNotFound, ReasonStatusMismatch, ReasonActionUnknown, ReasonActionAmbiguous, ReasonNotAssignee,
 		ReasonAssigneeRequired, ReasonAssigneeSuperfluous, ReasonAssigneeUnknown, ReasonRevisionConflict, ReasonExpired,
-		ReasonUndecodable, ReasonKeyUnsupported, ReasonRefused, ReasonNoPermission, "", "new",
+		ReasonUndecodable, ReasonKeyNotFound, ReasonKeyAmbiguous, ReasonKeyInvalid, ReasonKeyFieldInvalid, ReasonKeyRevision, ReasonKeyRefused,
+		ReasonConditionUnmet, ReasonNotExecutable, ReasonRefused, ReasonNoPermission, "", "new",
 	} {
-		passes := reason == ReasonRecordNotFound || reason == ReasonStatusMismatch || reason == ReasonNotAssignee
+		passes := reason == ReasonRecordNotFound || reason == ReasonStatusMismatch || reason == ReasonNotAssignee ||
+			reason == ReasonKeyNotFound || reason == ReasonConditionUnmet || reason == ReasonNotExecutable
 		for spent, want := range []bool{true, true, true, true, false, false} {
 			if got := ladder(reason, spent, 5); got != (want && passes) {
 				t.Errorf("%q after %d attempts of 5: parked %t, want %t", reason, spent, got, want && passes)

@@ -52,6 +52,7 @@ type judgement struct {
 	records []int64
 	user    string
 	after   time.Duration // Retry-After
+	signing int           // kintone.Error.Signing: with which credentials it was sent; 0 if it was not
 }
 
 // Reasons are stable: operators filter by them, programs branch on them.
@@ -67,7 +68,21 @@ const (
 	ReasonRevisionConflict    = "revision_conflict"
 	ReasonExpired             = "expired"
 	ReasonUndecodable         = "undecodable"
-	ReasonKeyUnsupported      = "key_unsupported"
+	ReasonKeyNotFound         = "key_not_found"
+	ReasonKeyAmbiguous        = "key_ambiguous"
+	ReasonKeyInvalid          = "key_invalid"
+	ReasonKeyFieldInvalid     = "key_field_invalid"
+	ReasonKeyRevision         = "key_revision"
+	ReasonKeyRefused          = "key_refused"
+	ReasonMatched             = "matched"
+	ReasonConditionUnmet      = "condition_unmet"
+	ReasonNotExecutable       = "not_executable"
+	ReasonActedNotMoved       = "acted_not_moved"
+	ReasonActedUnverified     = "acted_unverified"
+	ReasonCancelled           = "cancelled"
+	ReasonMaxDead             = "max_dead"
+	ReasonBudgetSpent         = "budget_spent"
+	ReasonSettingsChange      = "settings_change"
 	ReasonIDReused            = "id_reused"
 	ReasonRefused             = "refused"
 	ReasonOutcomeUnknown      = "outcome_unknown"
@@ -149,7 +164,7 @@ func judge(err error) judgement {
 	}
 	j := judgement{
 		code: e.Code, message: e.Message, after: e.RetryAfter,
-		indexes: e.Indexes, records: e.Records, user: e.User,
+		indexes: e.Indexes, records: e.Records, user: e.User, signing: e.Signing,
 	}
 	if j.message == "" {
 		j.message = e.Error()

@@ -42,7 +42,7 @@ func (a answering) RoundTrip(r *http.Request) (*http.Response, error) {
 // askFor sends a status request for two records and returns what the client makes of the answer.
 func askFor(t *testing.T, transport http.RoundTripper) error {
 	t.Helper()
-	c, err := kintone.NewClient(kintone.Config{BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport})
+	c, err := kintone.NewClient(kintone.Config{BaseURL: "http://127.0.0.1", Credentials: kintone.Credentials{Tokens: []kintone.Secret{testToken}}, Transport: transport})
 	if err != nil {
 		t.Fatalf("client: %v", err)
 	}
@@ -330,7 +330,7 @@ func TestTheSimulatorsAnswersAreJudgedAsKintones(t *testing.T) {
 			if tt.before != nil {
 				tt.before(t, k)
 			}
-			c, err := kintone.NewClient(kintone.Config{BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport})
+			c, err := kintone.NewClient(kintone.Config{BaseURL: "http://127.0.0.1", Credentials: kintone.Credentials{Tokens: []kintone.Secret{testToken}}, Transport: transport})
 			must(t, err)
 			_, err = c.UpdateStatuses(t.Context(), kintone.App{ID: testApp}, changes)
 			if j := judge(err); j.known != tt.known || j.charge != tt.charge || j.reason != tt.reason {

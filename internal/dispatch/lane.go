@@ -25,6 +25,8 @@ const (
 	mostVerdicts = 200
 	// freshPin is how long a read is good enough to be sent on. An older one is not wrong, but likelier to cost a refusal.
 	freshPin = time.Minute
+	// longestLook bounds the questions of one read for inspection.
+	longestLook = 5 * time.Minute
 	// freshSettings is how old the process settings may be when a job dies of them.
 	freshSettings = time.Minute
 	// knownBad is how long a user that kintone did not know is not tried again.
@@ -35,6 +37,8 @@ const (
 	patience = time.Second
 	// stuckEvery is how often it is looked whether an unreadable entry is still in the log.
 	stuckEvery = 15 * time.Second
+	// mostUnnoted is how many requests of the day may be unknown to the ledger.
+	mostUnnoted = 20
 	// gather is how long the ends of jobs that are never sent wait for company.
 	gather = 20 * time.Millisecond
 )
@@ -42,20 +46,23 @@ const (
 // A lane serves one app. One goroutine, in run, owns all its state; requests run beside it and answer on a channel.
 type lane struct {
 	// Set once, by Owner.newLane.
-	site    string
-	app     kintone.App
-	cfg     AppConfig
-	us      string // the login name that our actions are expected to leave
-	epoch   uint64
-	owner   string
-	client  *kintone.Client
-	gate    *kintone.Gate
-	queue   *queue.Queue
-	observe func(Event)
-	answers chan answer
-	asked   chan *errand
-	broken  chan error     // a reader has ended although nobody asked it to
-	wg      sync.WaitGroup // requests and readers; run waits for all of them
+	site      string
+	app       kintone.App
+	cfg       AppConfig
+	us        string // the login name that our actions are expected to leave
+	epoch     uint64
+	owner     string
+	client    *kintone.Client
+	gate      *kintone.Gate
+	queue     *queue.Queue
+	observe   func(Event)
+	answers   chan answer
+	asked     chan *errand
+	resumed   chan struct{} // somebody has resumed the site: what waits is to try at once
+	broken    chan error    // a reader has ended although nobody asked it to
+	poked     chan struct{} // a campaign has ended
+	campaigns *campaigns
+	wg        sync.WaitGroup // requests and readers; run waits for all of them
 
 	// Everything from here to mu is owned by run.
 	work   context.Context // ends when everything has to stop at once
@@ -66,7 +73,9 @@ type lane struct {
 	process *kintone.Process
 	fields  kintone.Fields
 	readAt  time.Time // when process was read
-	step    int       // the smallest by which an action of ours ever raised a revision here
+	tongues tongues
+	suspect bool // kintone has refused what process allows: it is read again
+	step    int  // the smallest by which an action of ours ever raised a revision here
 	// stepLost says that step was learned and could not be stored: the next action like it stores it.
 	stepLost bool
 	mark     mark
@@ -74,13 +83,16 @@ type lane struct {
 	badUsers map[string]time.Time
 
 	// The log.
-	last    uint64 // sequence of the last entry taken
-	behind  uint64 // entries behind it when it was taken, at takenAt
-	takenAt time.Time
-	stuck   *queue.Entry // of a newer version: nothing behind it is taken; looked for last at stuckAt
-	stuckAt time.Time
-	purged  uint64 // everything below is gone
-	settled int    // jobs that were decided, or found decided, since the last purge
+	last     uint64 // sequence of the last entry taken
+	behind   uint64 // entries behind it when it was taken, at takenAt
+	takenAt  time.Time
+	stuck    *queue.Entry // of a newer version: nothing behind it is taken; looked for last at stuckAt
+	stuckAt  time.Time
+	purged   uint64 // everything below is gone
+	noted    int    // requests of the day notedDay that the ledger knows of
+	notedDay string
+	before   int // requests that the gate had counted when the lane began
+	settled  int // jobs that were decided, or found decided, since the last purge
 
 	// Jobs that are known already. The same id never acts twice.
 	known ids    // of all that ended, wait or are under way
@@ -103,6 +115,9 @@ type lane struct {
 	reading   bool      // a read for inspection
 	lookAfter time.Time // no read for inspection before, because so many (looks) failed in a row
 	looks     int
+	leftAt    time.Time      // when the last new request was planned
+	pool      int            // keys that go into one question, fewer after one that failed
+	touched   map[int64]bool // records whose requests ended since the read for inspection began
 
 	// How it goes.
 	halt     halt
@@ -110,7 +125,11 @@ type lane struct {
 	passedAt time.Time // when kintone last did for this app what it was asked to
 	streak   int       // jobs in a row that ended by a refusal nobody can explain
 	stopping bool
+	broke    time.Time // since when the budget of the day is spent; zero = it is not
+	warned   time.Time // the day for which it was said that it is, and that the lane goes on
 	errands  []*errand // of operators, not done yet
+	change   changing  // of the app's settings, that somebody wants
+	swept    bool      // the jobs of campaigns that have ended are
 
 	mu     sync.Mutex // guards status
 	status LaneStatus
@@ -127,8 +146,10 @@ type mark struct {
 type answer struct {
 	flight    *flight
 	revisions []kintone.RecordRevision // of a status request
+	notes     map[int64]finding        // of one that was carried out: what there is to say about members, by record
 	inquiry   *inquiry                 // of a read that understands one
 	look      *look                    // of a read for inspection
+	change    *changeAnswer            // of a question or a request of a change of the settings
 	err       error
 }
 
@@ -144,6 +165,7 @@ func (l *lane) run(stop, work context.Context) error {
 	either, cease := context.WithCancelCause(work)
 	defer context.AfterFunc(stop, func() { cease(errStopped) })()
 	defer cease(nil)
+	_, l.before = l.gate.Spent(l.app.ID)
 	if err := l.confirm(either); err != nil {
 		if work.Err() == nil {
 			return nil // stopped before it began
@@ -221,6 +243,10 @@ func (l *lane) run(stop, work context.Context) error {
 			l.errands = append(l.errands, e)
 		case err := <-l.broken:
 			return fmt.Errorf("app %d: %w", l.app.ID, err)
+		case <-l.resumed:
+			l.retry()
+		case <-l.poked:
+			l.swept = false
 		case <-timer.C:
 		case <-stopped:
 			l.stopping = true
@@ -246,15 +272,18 @@ func (l *lane) confirm(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		j := judge(err)
+		if l.renewed(j) {
+			continue
+		}
 		if j.charge == chargeLogin {
-			l.gate.Halt(j.reason + ": " + j.message)
+			l.haltSite(j)
 		}
 		if l.halt.reason != j.reason {
 			l.halt = halt{reason: j.reason, detail: j.message, since: time.Now()}
 			l.tell(Event{Kind: EventUnserved, Reason: j.reason, Detail: j.message})
 		}
 		l.setState("unserved")
-		if err := sleep(ctx, backOff(n, 5*time.Minute, 0)); err != nil {
+		if err := l.rest(ctx, backOff(n, 5*time.Minute, 0)); err != nil {
 			return err
 		}
 	}
@@ -304,6 +333,9 @@ func (l *lane) turn(stop context.Context) error {
 	if err := l.runErrands(now); err != nil {
 		return err
 	}
+	if !l.swept {
+		l.sweep()
+	}
 	if len(l.verdicts) >= mostVerdicts || len(l.verdicts) > 0 && (l.behind == 0 || l.stopping || now.Sub(l.decided) >= gather) {
 		if err := l.flush(); err != nil {
 			return err
@@ -315,11 +347,21 @@ func (l *lane) turn(stop context.Context) error {
 		if err := l.wakeDue(now); err != nil {
 			return err
 		}
-		if l.halted() {
-			l.probe(now)
-		} else {
+		hold, err := l.runChange(now)
+		if err != nil {
+			return err
+		}
+		switch {
+		case l.halted():
+			if !hold || l.aloft() {
+				l.probe(now)
+			}
+		default:
 			for _, f := range l.flights {
 				l.goOn(f, now)
+			}
+			if broke := l.weighBudget(now); hold || broke {
+				break // nothing new under settings that are about to change, or without a request to spend
 			}
 			l.inspect()
 			if err := l.launch(now); err != nil {
@@ -329,7 +371,16 @@ func (l *lane) turn(stop context.Context) error {
 		}
 	}
 	l.cutLog(false)
-	return nil
+	return l.noteSpent(mostUnnoted)
+}
+
+// noteSpent writes down how many requests the day has cost if more than so many are not in the ledger: reads write no slot
+// of their own.
+func (l *lane) noteSpent(unnoted int) error {
+	if day, spent := l.gate.Spent(l.app.ID); day != l.notedDay && spent <= unnoted || day == l.notedDay && spent-l.noted <= unnoted {
+		return nil
+	}
+	return l.settle(fence, nil, "", nil)
 }
 
 // unstick goes on when somebody has taken the entry that nobody here can read out of the log.
@@ -367,20 +418,26 @@ func (l *lane) nextLook() time.Duration {
 	}
 	if !l.stopping {
 		sooner(l.backlog.firstDue())
+		sooner(l.changeDue())
 		if l.stuck != nil {
 			sooner(l.stuckAt.Add(stuckEvery))
 		}
 		if len(l.backlog.ahead) > 0 {
 			sooner(l.askedAt.Add(patience))
 		}
-		if len(l.backlog.toRead) > 0 {
+		if len(l.backlog.toRead)+len(l.backlog.toFind) > 0 {
 			future(l.lookAfter)
 		}
 		if l.behind > 0 {
 			future(l.takenAt.Add(patience))
 		}
+		if !l.broke.IsZero() {
+			sooner(l.gate.Budget(l.app.ID).Day.Add(24 * time.Hour))
+		} else if l.backlog.ready()+l.backlog.readable()+len(l.backlog.toFind) > 0 {
+			future(l.leftAt.Add(stretch(l.gate.Budget(l.app.ID), now)))
+		}
 		if l.halted() {
-			if !l.halt.probing && l.out == 0 && !l.reading {
+			if !l.halt.probing && l.out == 0 && !l.reading && (!l.change.on() || l.aloft()) {
 				sooner(l.halt.until)
 			}
 		} else {
@@ -426,12 +483,11 @@ func (l *lane) take(e queue.Entry) {
 		l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonUndecodable, message: err.Error(), raw: e.Data})
 		return
 	}
-	t.id, t.record, t.job = name(j, e.Seq), j.Record, &j
+	t.id, t.job = name(j, e.Seq), &j
 	if record, used := l.known.usedFor(j.ID); used {
 		// Its end needs no turn: nothing is done for it.
-		t.record = 0
 		l.backlog.add(t)
-		if record == j.Record || j.Record == 0 {
+		if record == j.Record || j.Record == 0 || record == 0 { // a key names what was not known then, or is not known now
 			l.decide(verdict{task: t, outcome: queue.Duplicate})
 			return
 		}
@@ -443,14 +499,13 @@ func (l *lane) take(e queue.Entry) {
 		return
 	}
 	l.known.remember(j.ID, j.Record)
-	j.ID = t.id
+	t.record, j.ID = l.backlog.lineOf(j), t.id
 	now := time.Now()
 	switch {
-	case j.Key != nil:
-		t.record = 0
+	case l.over(t) != "":
 		l.backlog.add(t)
-		l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonKeyUnsupported, message: keyUnsupported})
-	case l.backlog.behindParked(j.Record):
+		l.decide(cancelled(t, l.over(t)))
+	case l.backlog.behindParked(t.record):
 		l.backlog.add(t)
 		l.decide(verdict{task: t, reason: ReasonBehind, due: j.NotBefore})
 	case j.NotBefore.After(now):
@@ -495,8 +550,9 @@ func (l *lane) forget(below uint64) {
 // adopt takes in a job that an operator sent again.
 func (l *lane) adopt(p queue.Parked) {
 	l.known.remember(p.Job.ID, p.Job.Record)
-	l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: p.Job.Record, state: stateParked, parked: p.At, due: p.Due})
-	l.strand(p.Job.Record)
+	line := l.backlog.lineOf(p.Job)
+	l.backlog.add(&task{seq: p.Seq, id: name(p.Job, p.Seq), record: line, state: stateParked, parked: p.At, home: p.Job.Record, due: p.Due, campaign: p.Job.Campaign})
+	l.strand(line)
 }
 
 // strand parks the jobs that wait in memory behind one that is parked: it may need their room to come back.
@@ -518,21 +574,25 @@ func (l *lane) wakeDue(now time.Time) error {
 			l.tell(Event{Kind: EventTrouble, Detail: fmt.Sprintf("parked job %s of record %d is gone from the ledger", t.id, t.record)})
 		case err != nil:
 			return fmt.Errorf("app %d: read parked job %s: %w", l.app.ID, t.id, err)
-		case p.Job.Key != nil || p.Job.Record < 1:
-			l.backlog.wake(t, p)
-			l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonKeyUnsupported, message: keyUnsupported})
 		default:
 			l.backlog.wake(t, p)
+			switch {
+			case l.over(t) != "":
+				l.decide(cancelled(t, l.over(t)))
+			case p.Job.NotBefore.After(now): // it came early
+				l.decide(verdict{task: t, reason: ReasonNotBefore, due: p.Job.NotBefore})
+			}
 		}
 	}
 	return nil
 }
 
-const keyUnsupported = "this worker does not look up records by key; publish the job with the record's id"
-
 // close ends a lane that has nothing out any more.
 func (l *lane) close(ctx context.Context) error {
 	if err := l.flush(); err != nil {
+		return err
+	}
+	if err := l.noteSpent(0); err != nil {
 		return err
 	}
 	l.cutLog(true)
@@ -558,6 +618,10 @@ func (l *lane) publish() {
 		s.State, s.Why, s.Detail = "halted", ReasonWorkerTooOld, fmt.Sprintf("the job at sequence %d was written for a newer worker", l.stuck.Seq)
 	case l.stopping:
 		s.State = "stopping"
+	case !l.broke.IsZero():
+		s.State, s.Why, s.Detail, s.Since = "halted", ReasonBudgetSpent, "until 00:00 UTC", l.broke
+	case l.change.on():
+		s.State, s.Why, s.Detail, s.Since = "changing", ReasonSettingsChange, string(l.change.c.Stage), l.change.c.Since
 	}
 	for _, f := range l.flights {
 		if f != nil {
@@ -584,8 +648,7 @@ func (l *lane) Status() LaneStatus {
 	l.mu.Lock()
 	s := l.status
 	l.mu.Unlock()
-	_, s.RequestsToday = l.gate.Spent(l.app.ID)
-	s.Budget = l.cfg.DailyRequests
+	l.cfg.describe(&s, l.gate.Budget(l.app.ID), time.Now())
 	return s
 }
 

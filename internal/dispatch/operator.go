@@ -121,7 +121,8 @@ const heldForLook = 10 * time.Minute
 
 // errand is something that an operator asks of a lane. The lane's goroutine does it between two steps of its own.
 type errand struct {
-	resolve *ResolveRequest // nil: show the flights
+	resolve *ResolveRequest // nil: show the flights, unless
+	begin   *queue.Change   // a change of the settings is to begin
 	taken   atomic.Bool     // by the lane, which then replies; or by its asker, who has lost patience
 	reply   chan errandReply
 }
@@ -129,6 +130,7 @@ type errand struct {
 type errandReply struct {
 	flights []FlightStatus
 	answer  ResolveAnswer
+	change  queue.Change
 	err     error
 }
 
@@ -253,6 +255,14 @@ func (l *lane) runErrands(now time.Time) error {
 		if !e.taken.CompareAndSwap(false, true) {
 			continue
 		}
+		if e.begin != nil {
+			c, err := l.begin(*e.begin, now)
+			e.reply <- errandReply{change: c, err: err}
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		if e.resolve == nil {
 			e.reply <- errandReply{flights: l.describe(now)}
 			continue
@@ -311,10 +321,10 @@ func (l *lane) settleByHand(f *flight, ask ResolveRequest, now time.Time) (Resol
 		unsettled := queue.Attempt{At: p.doubt.UTC(), Request: f.id, Reason: f.heard.reason, Code: f.heard.code,
 			Message: fmt.Sprintf("sent %d times by this owner without finding out what became of it; last answer: %s", p.sends, cmp.Or(f.heard.message, "none"))}
 		for _, m := range p.members {
-			if t := f.tasks[m.Seq]; !p.doubt.IsZero() {
+			if t := f.tasks[m.Record]; !p.doubt.IsZero() {
 				t.attempts = append(slices.Clip(t.attempts), unsettled)
 			}
-			v := verdict{task: f.tasks[m.Seq], outcome: outcome, reason: reason, message: queue.Signed(ask.By, ask.Reason), request: f.id, resolved: true}
+			v := verdict{task: f.tasks[m.Record], outcome: outcome, reason: reason, message: queue.Signed(ask.By, ask.Reason), request: f.id, resolved: true}
 			if ask.How == queue.ResolveRetry {
 				// By way of the ledger, so that its history tells of it.
 				if v.attempt, v.due = true, now; v.task.gutted {
@@ -324,7 +334,7 @@ func (l *lane) settleByHand(f *flight, ask ResolveRequest, now time.Time) (Resol
 			}
 			verdicts = append(verdicts, v)
 			note.Jobs = append(note.Jobs, m.Job)
-			delete(f.tasks, m.Seq)
+			delete(f.tasks, m.Record)
 		}
 	}
 	note.N = len(note.Jobs)

@@ -20,15 +20,15 @@ import (
 
 // AppConfig is what an operator may say about one app. The zero value is useful.
 type AppConfig struct {
-	GuestSpace    int64            // 0 = none
-	Tokens        []kintone.Secret // empty: the site's
-	Single        bool             // one call per record, for apps whose webhooks must fire: bulk calls fire none
-	Inflight      int              // status requests at a time; default 4, at most 15
-	DailyRequests int              // budget per day; default 10,000 (kintone's Standard course), negative = no limit
-	Shared        bool             // others act under the worker's login name too: a lost answer is then harder to explain
-	Attempts      int              // of a job whose reason may pass; default 5
-	Backoff       time.Duration    // before the second attempt, doubling; default 15 s
-	LateWindow    time.Duration    // how long after an unclear answer a copy of the request is taken to be about; default 1 h
+	GuestSpace    int64             // 0 = none
+	Single        bool              // one call per record, for apps whose webhooks must fire: bulk calls fire none
+	Inflight      int               // status requests at a time; default 4, at most 15
+	DailyRequests int               // budget per day; default 10,000 (kintone's Standard course), negative = no limit
+	WhenSpent     kintone.WhenSpent // what happens when it is spent; default kintone.SpentHalts
+	Shared        bool              // others act under the worker's login name too: a lost answer is then harder to explain
+	Attempts      int               // of a job whose reason may pass; default 5
+	Backoff       time.Duration     // before the second attempt, doubling; default 15 s
+	LateWindow    time.Duration     // how long after an unclear answer a copy of the request is taken to be about; default 1 h
 }
 
 func (c AppConfig) withDefaults() AppConfig {
@@ -83,7 +83,11 @@ type Owner struct {
 	cfg  Config
 	rank int32 // among the owners of its process
 
-	staggered bool // owned by Run
+	// Owned by Run.
+	staggered bool
+	signing   int       // the credentials that everything has been tried with
+	renewedAt time.Time // when the secrets were read last
+	trouble   string    // why they could not be
 
 	mu    sync.Mutex // guards what follows
 	epoch uint64     // 0 while standing by
@@ -93,7 +97,7 @@ type Owner struct {
 
 // NewOwner makes an owner; Run sets it to work.
 func NewOwner(cfg Config) *Owner {
-	o := &Owner{cfg: cfg, lanes: make(map[int64]*lane)}
+	o := &Owner{cfg: cfg, lanes: make(map[int64]*lane), signing: cfg.Client.Signing()}
 	if cfg.Turns != nil {
 		o.rank = cfg.Turns.owners.Add(1) - 1
 	}
@@ -178,8 +182,22 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 		failed = make(chan error, 1)
 	)
 	defer wg.Wait()
+	campaigns := newCampaigns(o.cfg.Queue, o.cfg.Site, o.tell)
+	if err := campaigns.load(held); err != nil {
+		return fmt.Errorf("read campaigns: %w", err)
+	}
+	watching, unwatch := context.WithCancel(held)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		o.introduce(watching)
+		campaigns.watch(watching)
+	}()
+	defer func() { unwatch(); <-watched }()
 	start := func(app int64) {
 		l := o.newLane(app, lease.Epoch())
+		l.campaigns = campaigns
+		campaigns.join(l.poked)
 		wg.Go(func() {
 			if err := l.run(stop, held); err != nil {
 				// A lane that lost a compare-and-swap, or cannot go on, gives up the whole site.
@@ -234,6 +252,7 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 		} else if held.Err() == nil && stop.Err() == nil {
 			o.tell(Event{Kind: EventTrouble, Detail: "look for apps: " + err.Error()})
 		}
+		o.renew()
 		tick := time.NewTimer(cmp.Or(o.cfg.Discover, time.Second))
 		select {
 		case <-tick.C:
@@ -261,6 +280,18 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 	}
 }
 
+// introduce writes down at which domain the site is, for those who know a domain and look for its site.
+func (o *Owner) introduce(ctx context.Context) {
+	facts, err := o.cfg.Queue.Facts(ctx, o.cfg.Site, 0)
+	if err != nil && !errors.Is(err, queue.ErrGone) || facts.Domain == o.cfg.Client.Host() {
+		return
+	}
+	facts.Domain = o.cfg.Client.Host()
+	if err := o.cfg.Queue.PutFacts(ctx, o.cfg.Site, 0, facts); err != nil && ctx.Err() == nil {
+		o.tell(Event{Kind: EventTrouble, Detail: err.Error()})
+	}
+}
+
 // recheck is how often the owner looks again for apps that have nothing in the log.
 const recheck = time.Minute
 
@@ -285,6 +316,63 @@ func (o *Owner) known(ctx context.Context) ([]int64, error) {
 	return slices.Compact(apps), nil
 }
 
+// renew reads the secrets again while something stands still that new ones might set going. When they have changed,
+// whoever has found that out, it lets everything try again.
+func (o *Owner) renew() {
+	if time.Since(o.renewedAt) >= renewEvery && o.waits() {
+		o.renewedAt = time.Now()
+		trouble := ""
+		if _, err := o.cfg.Client.Renew(); err != nil {
+			trouble = err.Error()
+		}
+		if trouble != "" && trouble != o.trouble {
+			o.tell(Event{Kind: EventTrouble, Detail: trouble})
+		}
+		o.trouble = trouble
+	}
+	if n := o.cfg.Client.Signing(); n != o.signing {
+		o.signing = n
+		o.tell(Event{Kind: EventRenewed})
+		o.resumeAll()
+	}
+}
+
+// waits reports whether the site or one of its apps stands still.
+func (o *Owner) waits() bool {
+	if g := o.cfg.Gate.State(); g.Halted || g.Breaker != kintone.BreakerClosed {
+		return true
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.lanes {
+		if s := l.Status(); s.State == "halted" || s.State == "unserved" {
+			return true
+		}
+	}
+	return false
+}
+
+// Resume reads the secrets again, and lets the site and all its apps try at once that stand still, whether or not anything
+// has changed. The error says why the secrets could not be read; the old ones are tried then. It may be called from
+// anywhere.
+func (o *Owner) Resume() error {
+	_, err := o.cfg.Client.Renew()
+	o.resumeAll()
+	if err != nil {
+		return fmt.Errorf("site %s: %w", o.cfg.Site, err)
+	}
+	return nil
+}
+
+func (o *Owner) resumeAll() {
+	o.cfg.Gate.Resume()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, l := range o.lanes {
+		l.resume()
+	}
+}
+
 func (o *Owner) newLane(app int64, epoch uint64) *lane {
 	cfg, ok := o.cfg.Apps[app]
 	if !ok {
@@ -293,13 +381,17 @@ func (o *Owner) newLane(app int64, epoch uint64) *lane {
 	cfg = cfg.withDefaults()
 	l := &lane{
 		site: o.cfg.Site, cfg: cfg, epoch: epoch, owner: o.cfg.Name,
-		app:    kintone.App{ID: app, GuestSpace: cfg.GuestSpace, Tokens: cfg.Tokens},
+		app:    kintone.App{ID: app, GuestSpace: cfg.GuestSpace},
 		client: o.cfg.Client, gate: o.cfg.Gate, queue: o.cfg.Queue, observe: o.cfg.Observe,
 		answers:  make(chan answer),
 		asked:    make(chan *errand),
+		resumed:  make(chan struct{}, 1),
 		broken:   make(chan error, 1),
 		backlog:  newBacklog(),
 		ended:    make(map[uint64]struct{}),
+		touched:  make(map[int64]bool),
+		poked:    make(chan struct{}, 1),
+		pool:     kintone.MaxRecords,
 		badUsers: make(map[string]time.Time),
 	}
 	l.us = l.client.Identity(l.app)
@@ -329,6 +421,8 @@ type GateStatus struct {
 	Concurrency int                  `json:"concurrency"` // requests that may be out at a time now
 	InUse       int                  `json:"inUse"`
 	Waiting     int                  `json:"waiting"`
+
+	RequestsPerSecond float64 `json:"requestsPerSecond"` // at most
 }
 
 // Status is what the owner knows now. It may be called from anywhere.
@@ -339,7 +433,7 @@ func (o *Owner) Status() SiteStatus {
 	log := o.log
 	o.mu.Unlock()
 	g := o.cfg.Gate.State()
-	s.Gate = GateStatus{Breaker: g.Breaker, Why: g.Why, Until: g.Until, Concurrency: g.Limit, InUse: g.InUse, Waiting: g.Waiting}
+	s.Gate = GateStatus{Breaker: g.Breaker, Why: g.Why, Until: g.Until, Concurrency: g.Limit, InUse: g.InUse, Waiting: g.Waiting, RequestsPerSecond: g.RequestsPerSecond}
 	if g.Halted {
 		s.Gate.Halted, s.Gate.Why, _ = strings.Cut(g.Why, ": ")
 	}
@@ -356,15 +450,19 @@ func (o *Owner) Status() SiteStatus {
 
 // Verbs are what the owner answers over the queue's request-reply (statusq.rpc.<site>.<verb>).
 func (o *Owner) Verbs() map[string]func(context.Context, []byte) ([]byte, error) {
-	return map[string]func(context.Context, []byte) ([]byte, error){
+	verbs := map[string]func(context.Context, []byte) ([]byte, error){
 		"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(o.Status()) },
 		"resume": func(context.Context, []byte) ([]byte, error) {
-			o.cfg.Gate.Resume()
+			if err := o.Resume(); err != nil {
+				return nil, err
+			}
 			return json.Marshal(o.Status())
 		},
 		"inflight":         o.showFlights,
 		"inflight-resolve": o.resolveFlight,
 	}
+	maps.Copy(verbs, o.changeVerbs())
+	return verbs
 }
 
 func (o *Owner) tell(e Event) {

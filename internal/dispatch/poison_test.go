@@ -53,12 +53,12 @@ func TestPoisonOfEveryKindCostsOneDeadLetterAndNotAHundred(t *testing.T) {
 			w.sim.Put(testApp, 500, func(r *simulator.RecordState) { r.Assignees = []string{"sato"} })
 		}, ReasonNotAssignee, 11},
 		{"revision moved", queue.Job{Action: "Start", Record: 500, Revision: 7}, nil, ReasonRevisionConflict, 11},
-		{"a condition that only kintone knows", queue.Job{Action: "Only A", Record: 500}, nil, ReasonStatusMismatch, 34},
+		{"a condition that only kintone knows", queue.Job{Action: "Only A", Record: 500}, nil, ReasonConditionUnmet, 11},
 		{"a hidden record", queue.Job{Action: "Start", Record: 500}, func(w *world) {
 			w.sim.Put(testApp, 500, func(r *simulator.RecordState) { r.Hidden = true })
 		}, ReasonRecordNotFound, 11},
 		{"expired", queue.Job{Action: "Start", Record: 500, Expires: time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)}, nil, ReasonExpired, 11},
-		{"a key", queue.Job{Action: "Start", Key: &queue.Key{Field: "Kind", Value: "A"}}, nil, ReasonKeyUnsupported, 11},
+		{"a key", queue.Job{Action: "Start", Key: &queue.Key{Field: "Kind", Value: "A"}}, nil, ReasonKeyAmbiguous, 12},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -21,7 +21,7 @@ func (l *lane) investigate(f *flight) {
 		fields = l.fields
 		q      = &inquiry{
 			members: slices.Clone(p.members), settings: f.settings,
-			stale:    p.last.charge == chargeJobs && p.last.user == "" && p.last.reason != ReasonRevisionConflict && time.Since(l.readAt) > 10*time.Second,
+			stale:    p.last.charge == chargeJobs && p.last.user == "" && p.last.reason != ReasonRevisionConflict && !l.readAt.After(f.at),
 			evidence: evidence{us: l.us, mark: m.kind, doubt: p.inDoubt(), dedicated: !l.cfg.Shared},
 		}
 	)
@@ -35,6 +35,8 @@ func (l *lane) investigate(f *flight) {
 	if m.record != 0 && !slices.Contains(ids, m.record) && len(ids) < kintone.MaxRecords {
 		ids = append(ids, m.record)
 	}
+	app := l.app
+	app.Resolving = true
 	l.wg.Go(func() {
 		err := func() error {
 			for {
@@ -44,7 +46,7 @@ func (l *lane) investigate(f *flight) {
 						failpoint.Hit("prove.again")
 					}
 					began := time.Now()
-					records, err := l.read(fields, ids)
+					records, err := l.read(app, fields, ids)
 					if err != nil {
 						return err
 					}
@@ -59,7 +61,7 @@ func (l *lane) investigate(f *flight) {
 							return &kintone.Error{Code: "GAIA_ST02", Status: 400, Message: "process management is switched off: nobody can see where the records stand"}
 						}
 						// Or it was, when the lane learned what the field is called.
-						if fields, err = l.client.FormFields(l.work, l.app); err != nil {
+						if fields, err = l.client.FormFields(l.work, app); err != nil {
 							return err
 						}
 						q.fields = &fields
@@ -68,7 +70,7 @@ func (l *lane) investigate(f *flight) {
 					q.sawRecords(records, began)
 					failpoint.Hit("prove.read")
 				case wantProcess:
-					process, err := l.client.Process(l.work, l.app)
+					process, err := l.client.Process(l.work, app)
 					if err != nil {
 						return err
 					}

@@ -2,8 +2,11 @@ package dispatch
 
 import (
 	"errors"
+	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"statusq/internal/failpoint"
@@ -27,14 +30,15 @@ func (l *lane) launch(now time.Time) error {
 		if n < 0 {
 			return nil
 		}
-		more := l.moreComing() || l.reading || len(l.backlog.toRead) >= kintone.MaxRecords
-		if !mayLeave(len(l.backlog.fit), most, l.out, more) {
+		more := l.moreComing() || l.reading || l.backlog.readable() >= kintone.MaxRecords || l.paced(now)
+		if !mayLeave(l.backlog.ready(), most, l.out, more) {
 			return nil
 		}
 		tasks := l.backlog.nextFit(most, now.Add(-freshPin), l.process.Revision)
 		if len(tasks) == 0 {
 			return nil
 		}
+		l.leftAt = now
 		f := newFlight(n, tasks, now)
 		failpoint.Hit("slot.filling")
 		if err := l.settle(n, f.request(), f.id, nil); err != nil {
@@ -45,6 +49,11 @@ func (l *lane) launch(now time.Time) error {
 		l.send(f)
 	}
 	return nil
+}
+
+// paced reports whether what is not full has to wait, because the budget of the day would not last.
+func (l *lane) paced(now time.Time) bool {
+	return now.Before(l.leftAt.Add(stretch(l.gate.Budget(l.app.ID), now)))
 }
 
 // goOn sends a waiting flight again, or looks into it, when its time has come.
@@ -73,6 +82,8 @@ func (l *lane) send(f *flight) {
 	if f.parts[0].sends == 0 && !f.parts[0].cut && !f.inherited {
 		app.LeaveBy = f.at.Add(freshPin) // better not at all than on what was seen long ago
 	}
+	app.Resolving = f.inherited || f.parts[0].inDoubt() // the answer tells what became of an earlier copy
+	process, fields := l.process, l.fields
 	l.wg.Go(func() {
 		a := answer{flight: f}
 		changes := make([]kintone.StatusChange, len(members))
@@ -88,8 +99,72 @@ func (l *lane) send(f *flight) {
 			a.revisions, a.err = l.client.UpdateStatuses(l.work, app, changes)
 		}
 		failpoint.Hit("send.answered")
+		if a.err == nil {
+			a.notes = l.followUp(members, a.revisions, process, fields)
+		}
 		l.answer(a)
 	})
+}
+
+// followUp says of members that acted in a status where everybody has to act whether they are there still: kintone's
+// answer does not tell, as the record moves with the last of them (docs/kintone.md 3). It runs beside the lane.
+func (l *lane) followUp(members []queue.Member, returned []kintone.RecordRevision, process *kintone.Process, fields kintone.Fields) map[int64]finding {
+	waits := make(map[int64]queue.Member)
+	for _, m := range members {
+		if process.States[m.From].Assignee.Type == kintone.AssigneeAll {
+			waits[m.Record] = m
+		}
+	}
+	if len(waits) == 0 {
+		return nil
+	}
+	notes := make(map[int64]finding, len(waits))
+	app := l.app
+	app.Resolving = true
+	for n := 1; n <= 3; n++ {
+		app.LeaveBy = time.Now().Add(10 * time.Second)
+		records, err := l.client.RecordsByID(l.work, app, fields, slices.Collect(maps.Keys(waits)))
+		if err != nil {
+			if sleep(l.work, backOff(n, 5*time.Second, 0)) != nil {
+				break
+			}
+			continue
+		}
+		read := make(map[int64]kintone.Record, len(records))
+		for _, r := range records {
+			read[r.ID] = r
+		}
+		for _, r := range returned {
+			m, waited := waits[r.Record]
+			switch now := read[r.Record]; {
+			case !waited:
+			case now.Revision != r.Revision:
+				notes[r.Record] = unverified(m)
+			case now.Status == m.From:
+				notes[r.Record] = finding{reason: ReasonActedNotMoved,
+					message: fmt.Sprintf("acted; the record stays in %q until %s", m.From, others(now.Assignees, l.us))}
+			}
+		}
+		return notes
+	}
+	for record, m := range waits {
+		notes[record] = unverified(m)
+	}
+	return notes
+}
+
+func unverified(m queue.Member) finding {
+	return finding{reason: ReasonActedUnverified,
+		message: fmt.Sprintf("acted; whether the record has left %q, where everybody has to act, could not be seen", m.From)}
+}
+
+// others names who has to act yet.
+func others(assignees []string, us string) string {
+	rest := slices.DeleteFunc(slices.Clone(assignees), func(a string) bool { return a == us })
+	if len(rest) == 0 {
+		return "the others have acted"
+	}
+	return strings.Join(rest, ", ") + " have acted"
 }
 
 func (l *lane) answer(a answer) {
@@ -102,20 +177,21 @@ func (l *lane) answer(a answer) {
 // hear takes an answer in.
 func (l *lane) hear(a answer) error {
 	switch {
+	case a.change != nil:
+		return l.changed(a.change, a.err)
 	case a.look != nil:
-		l.looked(a.look, a.err)
-		return nil
+		return l.looked(a.look, a.err)
 	case a.inquiry != nil:
 		l.out--
 		return l.understood(a.flight, a.inquiry, a.err)
 	default:
 		l.out--
-		return l.sent(a.flight, a.revisions, a.err)
+		return l.sent(a.flight, a.revisions, a.notes, a.err)
 	}
 }
 
 // sent judges the answer to a status request.
-func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) error {
+func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, notes map[int64]finding, err error) error {
 	p := f.parts[0]
 	now := time.Now()
 	j := judge(err)
@@ -126,7 +202,7 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 	switch f.answered(j, l.passedAt, now) {
 	case heardActed:
 		l.passed(true)
-		return l.landed(f, revisions)
+		return l.landed(f, revisions, notes)
 
 	case heardNeverLeft:
 		if err := l.settle(f.n, nil, f.id, nil); err != nil {
@@ -136,11 +212,13 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 		for _, t := range f.tasks {
 			l.backlog.reopen(t) // to where it stood
 		}
+		l.swept = false
 		l.failed(j)
 		return nil
 
 	case heardReason:
 		l.passed(false)
+		l.suspect = l.suspect || contradicts(j)
 		l.investigate(f)
 		return nil
 
@@ -164,6 +242,15 @@ func (l *lane) sent(f *flight, revisions []kintone.RecordRevision, err error) er
 	}
 }
 
+// contradicts reports whether a refusal speaks against what inspection had found by the settings that the lane knows.
+func contradicts(j judgement) bool {
+	switch j.reason {
+	case ReasonStatusMismatch, ReasonNotAssignee, ReasonAssigneeRequired, ReasonAssigneeSuperfluous:
+		return true
+	}
+	return false
+}
+
 // pauseBefore is how long the part at work waits before it is sent again.
 func (l *lane) pauseBefore(f *flight, j judgement, most time.Duration) time.Duration {
 	d := backOff(max(1, f.parts[0].tries), most, j.after)
@@ -180,7 +267,7 @@ func (l *lane) again(f *flight, d time.Duration) {
 }
 
 // landed settles the part that kintone just executed, and foretells what it leaves to the next jobs of its records.
-func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
+func (l *lane) landed(f *flight, returned []kintone.RecordRevision, notes map[int64]finding) error {
 	p := f.parts[0]
 	type next struct {
 		record int64
@@ -194,7 +281,7 @@ func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 		if rec, ok := after(m, r, l.process, l.us); ok && f.settings == l.process.Revision {
 			foretold = append(foretold, next{m.Record, rec})
 		}
-		t := f.tasks[m.Seq]
+		t := f.tasks[m.Record]
 		if t.pin != nil && t.pin.Modifier != "" && t.pin.Modifier != l.us && l.mark.kind == markUnseen {
 			l.mark.record, l.mark.revision = m.Record, r
 		}
@@ -205,7 +292,13 @@ func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 		}
 	}
 	l.streak = 0
-	if err := l.conclude(f, f.landed(revisions), nil); err != nil {
+	ends := f.landed(revisions)
+	for i := range ends {
+		if ends[i].fate == endApplied {
+			ends[i].found = notes[ends[i].member.Record]
+		}
+	}
+	if err := l.conclude(f, ends, nil); err != nil {
 		return err
 	}
 	now := time.Now()
@@ -215,13 +308,17 @@ func (l *lane) landed(f *flight, returned []kintone.RecordRevision) error {
 			continue
 		}
 		t := chain[0]
-		if found := inspectJob(*t.job, &n.pin, l.process, l.fields, l.us, l.badUsers, now); found.fate == fit {
+		if found := inspectJob(*t.job, &n.pin, l.process, l.fields, l.us, l.badUsers, now); foretells(found) {
 			t.pin, t.pinAt = &n.pin, now
 			l.backlog.markFit(t, found)
 		}
 	}
 	return nil
 }
+
+// foretells reports whether what was found needs no further question: which records satisfy a condition only kintone
+// can tell.
+func foretells(found finding) bool { return found.fate == fit && found.action.FilterCond == "" }
 
 // learnStep remembers that an action raised a revision by less than it is said to. What is proved by counting steps
 // counts with the smallest from then on.
@@ -249,11 +346,11 @@ func (l *lane) conclude(f *flight, ends []ending, pins map[int64]*kintone.Record
 		rest = f.request()
 	}
 	for _, e := range ends {
-		t := f.tasks[e.member.Seq]
-		delete(f.tasks, e.member.Seq)
+		t := f.tasks[e.member.Record]
+		delete(f.tasks, e.member.Record)
 		switch e.fate {
 		case endApplied:
-			verdicts = append(verdicts, verdict{task: t, outcome: queue.Applied, revision: e.revision, request: f.id})
+			verdicts = append(verdicts, verdict{task: t, outcome: queue.Applied, revision: e.revision, request: f.id, reason: e.found.reason, message: e.found.message})
 		case endFailed:
 			verdicts = append(verdicts, l.failure(t, e.found, f.id))
 		case endUnknown:
@@ -261,6 +358,9 @@ func (l *lane) conclude(f *flight, ends []ending, pins map[int64]*kintone.Record
 		case endAfresh:
 			reopen = append(reopen, t)
 		}
+	}
+	for _, v := range verdicts {
+		l.mourn(v)
 	}
 	failpoint.Hit("settle.begun")
 	if err := l.settle(f.n, rest, f.id, verdicts); err != nil {
@@ -271,6 +371,9 @@ func (l *lane) conclude(f *flight, ends []ending, pins map[int64]*kintone.Record
 		l.flights[f.n] = nil
 	} else {
 		f.carryOn()
+	}
+	for _, e := range ends {
+		l.touched[e.member.Record] = true
 	}
 	l.done(verdicts)
 	for _, t := range reopen {
@@ -294,6 +397,8 @@ func (l *lane) startAfresh(f *flight, t *task, pins map[int64]*kintone.Record) {
 	now := time.Now()
 	t.replans++
 	switch r, asked := pins[t.record]; {
+	case l.over(t) != "":
+		l.decide(cancelled(t, l.over(t)))
 	case t.gutted:
 		l.decide(verdict{task: t, outcome: queue.Dead, reason: ReasonRefused, request: f.id,
 			message: "the action was not run, and the job itself is gone from the log"})
@@ -304,8 +409,8 @@ func (l *lane) startAfresh(f *flight, t *task, pins map[int64]*kintone.Record) {
 			v.outcome, v.due = "", now.Add(pause(n+1, l.cfg.Backoff, rand.Float64))
 		}
 		l.decide(v)
-	case asked && inspectJob(*t.job, r, l.process, l.fields, l.us, l.badUsers, now).fate == fit:
-		l.weigh(t, r, now)
+	case asked && foretells(inspectJob(*t.job, r, l.process, l.fields, l.us, l.badUsers, now)):
+		l.weigh(t, r, nil, now)
 	default:
 		l.backlog.reopen(t)
 		l.strand(t.record)

@@ -30,6 +30,7 @@ type verdict struct {
 // decide keeps the end of a job that is not in a slot until the next write.
 func (l *lane) decide(v verdict) {
 	v.task.state = stateDeciding
+	l.mourn(v)
 	if len(l.verdicts) == 0 {
 		l.decided = time.Now()
 	}
@@ -65,6 +66,7 @@ func (l *lane) write(n int, rest *queue.Request, set *queue.Settlement) error {
 		err := l.ledger.Write(l.work, n, slot, set)
 		switch {
 		case err == nil:
+			l.notedDay, l.noted = day, spent
 			if l.halt.reason == ReasonLedgerFull {
 				l.halt = halt{}
 				l.tell(Event{Kind: EventResumed})
@@ -99,23 +101,28 @@ func (l *lane) settlement(request string, verdicts []verdict) *queue.Settlement 
 			attempts = append(slices.Clip(attempts), queue.Attempt{At: now, Request: v.request, Reason: v.reason, Code: v.code, Message: v.message})
 		}
 		if v.outcome == "" {
-			v.parked = &queue.Parked{Job: *t.job, Seq: t.seq, Due: v.due, Behind: v.reason == ReasonBehind, Reason: v.reason, Attempts: attempts, Epoch: l.epoch}
+			v.parked = &queue.Parked{Job: *t.job, Seq: t.seq, Due: v.due, Behind: v.reason == ReasonBehind, Reason: v.reason, Attempts: attempts,
+				Epoch: l.epoch, Parent: t.parent, Matches: t.matches, After: t.after}
 			set.Park = append(set.Park, v.parked)
+			if t.parked > 0 && t.home != t.job.Record { // its record was found meanwhile
+				set.Unpark = append(set.Unpark, queue.ParkedRef{Record: t.home, Job: t.id, At: t.parked})
+			}
 			continue
 		}
 		r := queue.Result{
 			Seq: t.seq, Job: t.id, Record: t.job.Record, Outcome: v.outcome, Revision: v.revision,
-			Reason: v.reason, Code: v.code, Message: v.message, Ref: t.job.Ref, Campaign: t.job.Campaign, At: now, Attempts: t.attempts,
+			Reason: v.reason, Code: v.code, Message: v.message, Ref: t.job.Ref, Parent: t.parent,
+			Campaign: t.job.Campaign, At: now, Attempts: t.attempts,
 		}
 		if (v.outcome == queue.Dead || v.outcome == queue.Unknown) && !v.resolved {
 			set.Dead = append(set.Dead, &queue.DeadLetter{
 				Job: *t.job, Raw: v.raw, Site: l.site, App: l.app.ID, Seq: t.seq, Outcome: v.outcome,
-				Reason: v.reason, Code: v.code, Message: v.message, Attempts: attempts, Evidence: v.evidence, Died: now,
+				Reason: v.reason, Code: v.code, Message: v.message, Attempts: attempts, Evidence: v.evidence, Died: now, Parent: t.parent, Matches: t.matches, After: t.after,
 			})
 		}
 		set.Results = append(set.Results, r)
 		if t.parked > 0 {
-			set.Unpark = append(set.Unpark, queue.ParkedRef{Record: t.record, Job: t.id, At: t.parked})
+			set.Unpark = append(set.Unpark, queue.ParkedRef{Record: t.home, Job: t.id, At: t.parked})
 		}
 	}
 	return set
@@ -133,7 +140,11 @@ func (l *lane) done(verdicts []verdict) {
 		if v.outcome == "" {
 			e.Parked++
 			failpoint.Hit("parked.done")
+			over := l.over(t) != "" // meanwhile: it is not to wait for its time
 			l.backlog.park(t, v.parked.At, v.due)
+			if over {
+				l.backlog.hasten(t)
+			}
 			l.strand(t.record)
 			continue
 		}

@@ -28,7 +28,7 @@ func TestSitesAreSpreadOverWorkersAndTakenOver(t *testing.T) {
 				}
 				gate := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 1000})
 				client, err := kintone.NewClient(kintone.Config{
-					BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: w.transport, Gate: gate,
+					BaseURL: "http://127.0.0.1", Credentials: kintone.Credentials{Tokens: []kintone.Secret{testToken}}, Transport: w.transport, Gate: gate,
 				})
 				if err != nil {
 					w.t.Fatal(err)

@@ -41,7 +41,7 @@ func BenchmarkStart(b *testing.B) {
 			for b.Loop() {
 				gate := kintone.NewGate(kintone.GateConfig{})
 				client, err := kintone.NewClient(kintone.Config{
-					BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: transport, Gate: gate,
+					BaseURL: "http://127.0.0.1", Credentials: kintone.Credentials{Tokens: []kintone.Secret{testToken}}, Transport: transport, Gate: gate,
 				})
 				if err != nil {
 					b.Fatal(err)

@@ -122,7 +122,7 @@ func newStorm(t *testing.T, seed uint64, sum *tally) *storm {
 		Process: s.process(),
 		Fields: []simulator.Field{{Code: "Kind", Type: "SINGLE_LINE_TEXT", Default: func(record int64) string {
 			return string(rune('A' + record%5))
-		}}},
+		}}, {Code: "code", Type: "SINGLE_LINE_TEXT", Default: func(record int64) string { return fmt.Sprintf("C-%d", record) }}},
 	}
 	s.world = newWorld(t, app)
 	s.apps[testApp] = cfg
@@ -214,6 +214,14 @@ func (s *storm) draw(r *rand.Rand) {
 			j.Record += 1000
 		}
 		s.jobs = append(s.jobs, j)
+	}
+	if key := s.rng(8); chance(key, 50) {
+		for i := range s.jobs {
+			// Who is not to run yet takes no place in the line of its record before its time.
+			if j := &s.jobs[i]; j.NotBefore.IsZero() && chance(key, 30) {
+				j.Key = &queue.Key{Field: "code", Value: fmt.Sprintf("C-%d", j.Record)}
+			}
+		}
 	}
 }
 
@@ -636,7 +644,14 @@ func (s *storm) epoch() uint64 {
 
 // send publishes jobs and keeps what the log says.
 func (s *storm) send(jobs []queue.Job) {
-	acks, err := s.queue.Publish(s.t.Context(), jobs)
+	wire := slices.Clone(jobs)
+	for i := range wire {
+		if wire[i].Key != nil {
+			wire[i].Record = 0 // only the test knows it
+			s.sum.count("jobs with a key", 1)
+		}
+	}
+	acks, err := s.queue.Publish(s.t.Context(), wire)
 	if err != nil {
 		s.t.Errorf("publish: %v", err)
 		return
@@ -682,6 +697,7 @@ func (s *storm) republish(r *rand.Rand) {
 	other := s.h.accepted[0].job
 	if other.ID != "" {
 		other.Record += 500
+		other.Key = nil
 		s.send([]queue.Job{other})
 	}
 }

@@ -17,6 +17,9 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		return nil, nil, fmt.Errorf("app %d: claim the ledger: %w", l.app.ID, err)
 	}
 	l.ledger = ledger
+	if err := l.loadChange(ctx); err != nil {
+		return nil, nil, err
+	}
 
 	log, err := l.queue.ReadLog(ctx, l.site, l.app.ID, 0)
 	if err != nil {
@@ -63,7 +66,9 @@ func (l *lane) open(ctx context.Context) (<-chan queue.Entry, <-chan queue.Parke
 		}
 	}
 	_, used := l.gate.Spent(l.app.ID)
-	l.gate.SetBudget(l.app.ID, l.cfg.DailyRequests, max(spent, used))
+	// What the gate had counted before the lane began is in the slots already, or was spent by this process as another
+	// lane of the app; what the lane itself has spent to begin is not.
+	l.gate.SetBudget(l.app.ID, l.cfg.budget(), max(spent, l.before)+max(0, used-l.before))
 
 	entries := make(chan queue.Entry, room)
 	l.wg.Go(func() {
@@ -150,7 +155,11 @@ func (l *lane) pass(seq uint64) {
 // into the backlog.
 func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, parked []queue.Waiting) error {
 	now := time.Now()
-	aloft := make(map[uint64]bool)
+	type place struct { // of a job; those that one with a key became share its sequence
+		seq    uint64
+		record int64
+	}
+	aloft := make(map[place]bool)
 	for n, s := range slots {
 		if s.Request == nil {
 			continue
@@ -162,23 +171,34 @@ func (l *lane) inheritSlots(ctx context.Context, slots [queue.Slots]queue.Slot, 
 				if err != nil {
 					return fmt.Errorf("app %d: slot %d: job %s: %w", l.app.ID, n, m.Job, err)
 				}
-				f.tasks[m.Seq] = t
+				f.tasks[m.Record] = t
 				l.backlog.add(t)
 				l.known.remember(m.Job, m.Record)
 				l.pass(m.Seq)
-				aloft[m.Seq] = true
+				aloft[place{m.Seq, m.Record}] = true
+				if t.parked > 0 {
+					aloft[place{m.Seq, t.home}] = true
+				}
 			}
 		}
 		l.flights[n] = f
 		l.tell(Event{Kind: EventInherited, Request: f.id, Detail: fmt.Sprintf("slot %d: %d jobs", n, len(f.tasks))})
+	}
+	names := make(map[string]string)
+	once := func(campaign string) string { // one copy for all jobs of it
+		if _, ok := names[campaign]; !ok {
+			names[campaign] = campaign
+		}
+		return names[campaign]
 	}
 	for _, p := range parked {
 		if !isNumbered(p.Job, p.Seq) {
 			l.known.remember(p.Job, p.Record)
 		}
 		l.pass(p.Seq)
-		if !aloft[p.Seq] {
-			l.backlog.add(&task{seq: p.Seq, id: p.Job, record: p.Record, state: stateParked, parked: p.At, due: p.Due})
+		if !aloft[place{p.Seq, p.Record}] {
+			line := l.backlog.lineOf(queue.Job{Record: p.Record, Key: p.Key})
+			l.backlog.add(&task{seq: p.Seq, id: p.Job, record: line, state: stateParked, parked: p.At, home: p.Record, due: p.Due, campaign: once(p.Campaign)})
 		}
 	}
 	return nil
@@ -190,6 +210,8 @@ func (l *lane) recall(ctx context.Context, m queue.Member) (*task, error) {
 	if m.Parked > 0 {
 		p, err := l.parkedAt(ctx, m.Parked)
 		if err == nil {
+			t.home, t.parent = p.Job.Record, p.Parent
+			p.Job.Record = m.Record // found by its key, perhaps, since it was parked
 			t.job, t.attempts = &p.Job, p.Attempts
 			return t, nil
 		}
@@ -204,7 +226,7 @@ func (l *lane) recall(ctx context.Context, m queue.Member) (*task, error) {
 			j, err := queue.DecodeJob(e.Data, l.site, l.app.ID)
 			switch {
 			case err == nil:
-				j.ID = m.Job
+				j.ID, j.Record = m.Job, m.Record
 				t.job = &j
 				return t, nil
 			case errors.Is(err, queue.ErrNewerVersion):

@@ -33,6 +33,7 @@ type world struct {
 	queue     *queue.Queue // the publisher's and the operator's
 	transport http.RoundTripper
 	apps      map[int64]AppConfig
+	secrets   func() (kintone.Credentials, error)
 	discover  time.Duration  // how often workers look for apps that have no lane; 0 = as in production
 	late      sync.WaitGroup // requests that taps hold
 
@@ -67,9 +68,13 @@ func newWorld(t testing.TB, app simulator.App) *world {
 	transport, stop := simulator.Serve(sim)
 	t.Cleanup(stop)
 	w := &world{t: t, sim: sim, server: queuetest.StartDir(t, t.TempDir())}
+	w.discover = time.Minute // the app is configured; looking for more each second of hours takes longer than all the rest
 	w.queue = w.server.Connect(t)
 	w.transport = transport
 	w.apps = map[int64]AppConfig{testApp: {DailyRequests: -1}}
+	w.secrets = func() (kintone.Credentials, error) {
+		return kintone.Credentials{Tokens: []kintone.Secret{testToken}}, nil
+	}
 	return w
 }
 
@@ -105,8 +110,12 @@ func (w *world) start(name string) *worker {
 		}
 	}
 	wk.gate = kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 1000})
+	credentials, err := w.secrets()
+	if err != nil {
+		w.t.Fatalf("credentials: %v", err)
+	}
 	client, err := kintone.NewClient(kintone.Config{
-		BaseURL: "http://127.0.0.1", Tokens: []kintone.Secret{testToken}, Transport: wk.tap, Gate: wk.gate,
+		BaseURL: "http://127.0.0.1", Credentials: credentials, Renew: w.secrets, Transport: wk.tap, Gate: wk.gate,
 	})
 	if err != nil {
 		w.t.Fatalf("client: %v", err)

@@ -1,19 +1,70 @@
 package kintone
 
 import (
+	"cmp"
+	"math"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
-// budget counts and limits the requests to one app in one day, which begins at 00:00 UTC. Nine tenths may be spent at
-// once, the last tenth comes back evenly over the day, so that an app that spent early can still be asked what became
-// of its requests. Guarded by the gate's mu.
+// Budget is what an app may spend of requests in a day, which begins at 00:00 UTC (docs/kintone.md 1.2). Its zero value
+// is no limit.
+type Budget struct {
+	PerDay    int       // 0 or less = no limit
+	WhenSpent WhenSpent // "" = SpentHalts
+}
+
+// WhenSpent says what becomes of requests for which there is no budget left. kintone itself does not refuse them
+// (docs/kintone.md 1.2): whether the day's number is a limit is for its owner to say.
+type WhenSpent string
+
+const (
+	// SpentHalts makes them wait for the new day. A tenth of the budget is kept for requests that find out what became of
+	// others: a worker that has spent everything must still be able to end what it began.
+	SpentHalts WhenSpent = "halt"
+	// SpentWarns lets them go, and says so.
+	SpentWarns WhenSpent = "warn"
+	// SpentIgnored lets them go; they are counted and nothing else.
+	SpentIgnored WhenSpent = "off"
+)
+
+// reserve is the part of the budget that only requests which resolve others may spend.
+func (b Budget) reserve() int {
+	if b.halts() {
+		return b.PerDay / 10
+	}
+	return 0
+}
+
+func (b Budget) halts() bool { return b.WhenSpent == SpentHalts }
+
+// AppBudget is how one app's budget stands.
+type AppBudget struct {
+	Budget
+	App     int64
+	Reserve int       // of PerDay, for requests that resolve others only
+	Spent   int       // requests that left today
+	Day     time.Time // its beginning
+	Waiting int       // callers at the gate
+}
+
+// Left is how many requests the day has left for everything but resolving; a great many without a limit, and none, not
+// less, when more has been spent.
+func (b AppBudget) Left() int {
+	if b.PerDay <= 0 {
+		return math.MaxInt
+	}
+	return max(b.PerDay-b.Reserve-b.Spent, 0)
+}
+
+// Exhausted reports whether the app has spent what it had, so that WhenSpent says what happens next. Under SpentIgnored it
+// never has.
+func (b AppBudget) Exhausted() bool { return b.WhenSpent != SpentIgnored && b.Left() == 0 }
+
+// budget counts and limits the requests to one app in one day. Guarded by the gate's mu.
 type budget struct {
-	perDay  int       // 0 = no limit
-	day     time.Time // its start
-	spent   int
-	limiter *rate.Limiter // of this day; nil without a limit
+	Budget
+	day   time.Time // its start
+	spent int
 }
 
 const fullDay = 24 * time.Hour
@@ -21,11 +72,12 @@ const fullDay = 24 * time.Hour
 func startOfDay(t time.Time) time.Time { return t.UTC().Truncate(fullDay) }
 
 // set changes the budget; of two counts for today the larger one holds.
-func (b *budget) set(perDay, spentToday int, now time.Time) {
+func (b *budget) set(to Budget, spentToday int, now time.Time) {
 	b.turn(now)
-	b.perDay = perDay
-	b.spent = max(b.spent, spentToday)
-	b.renew()
+	to.PerDay = max(to.PerDay, 0)
+	to.WhenSpent = cmp.Or(to.WhenSpent, SpentHalts)
+	b.Budget = to
+	b.spent = max(b.spent, min(spentToday, math.MaxInt32))
 }
 
 // turn begins a new day if the old one is over.
@@ -35,60 +87,34 @@ func (b *budget) turn(now time.Time) {
 	}
 	b.day = startOfDay(now)
 	b.spent = 0
-	b.renew()
 }
 
-// renew makes the limiter of the day as it would be had it been there since the day began and had everything been spent
-// in that moment.
-func (b *budget) renew() {
-	if b.perDay == 0 {
-		b.limiter = nil
-		return
-	}
-	burst := b.perDay - b.perDay/10
-	refill := rate.Limit(float64(b.perDay-burst) / fullDay.Seconds())
-	b.limiter = rate.NewLimiter(refill, burst)
-	// At most a burst at a time may be reserved. Beyond perDay nothing comes back before the day is over anyway.
-	for owed := min(b.spent, b.perDay); owed > 0; owed -= burst {
-		b.limiter.ReserveN(b.day, min(owed, burst))
-	}
-}
-
-// take spends one request and returns 0, or returns how long there is none.
-func (b *budget) take(now time.Time) time.Duration {
+// wait returns 0 if a request may leave, or how long none may. The reserve is for those that resolve others.
+func (b *budget) wait(now time.Time, resolving bool) time.Duration {
 	b.turn(now)
-	if b.limiter != nil {
-		if wait := take(b.limiter, now); wait > 0 {
-			return min(wait, b.day.Add(fullDay).Sub(now))
-		}
+	limit := b.PerDay
+	if !resolving {
+		limit -= b.reserve()
 	}
-	b.spent++
-	return 0
+	if b.PerDay == 0 || !b.halts() || b.spent < limit {
+		return 0
+	}
+	return b.day.Add(fullDay).Sub(now)
 }
+
+// take spends one request of today, after wait said that it may leave.
+func (b *budget) take() { b.spent++ }
 
 // giveBack returns a request that did not leave to the day that paid for it.
 func (b *budget) giveBack(day, now time.Time) {
 	b.turn(now)
-	if !b.day.Equal(day) {
-		return
-	}
-	b.spent--
-	if b.limiter != nil {
-		giveBack(b.limiter, now)
+	if b.day.Equal(day) {
+		b.spent--
 	}
 }
 
-// take takes a token of l and returns 0, or returns how long there is none. It leaves no reservation behind: whoever
-// waits holds nothing, so a limiter can be replaced and a waiter can go away at any time.
-func take(l *rate.Limiter, now time.Time) time.Duration {
-	r := l.ReserveN(now, 1)
-	wait := r.DelayFrom(now)
-	if wait > 0 {
-		r.CancelAt(now)
-	}
-	return wait
+// state is what others may know.
+func (b *budget) state(app int64, now time.Time) AppBudget {
+	b.turn(now)
+	return AppBudget{Budget: b.Budget, App: app, Reserve: b.reserve(), Spent: b.spent, Day: b.day}
 }
-
-// giveBack returns a token that was taken. Reservation.Cancel would do nothing, as the time of the reservation has come;
-// reserving minus one does.
-func giveBack(l *rate.Limiter, now time.Time) { l.ReserveN(now, -1) }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -30,31 +28,24 @@ const (
 
 	// maxBody bounds an answer, after decompression. 500 records of five short fields stay far below it.
 	maxBody = 8 << 20
-
-	// maxTokens is how many API tokens kintone takes in one request (docs/kintone.md 1.1).
-	maxTokens = 9
-
-	// tokenIdentity is the user whose mark a request with an API token leaves (docs/kintone.md 4).
-	tokenIdentity = "Administrator"
 )
 
 // Config describes a site. Only BaseURL is required.
 type Config struct {
-	// BaseURL is where the site is, such as https://sample.cybozu.com. A path is kept as a prefix. Plain http is accepted
-	// only to a loopback host.
-	BaseURL string
+	// BaseURL is where the site is, such as https://sample.cybozu.com. Its host is one of kintone's domains or, with
+	// AllowHost, any; for those a path is kept as a prefix. Plain http is accepted only to a loopback host.
+	BaseURL   string
+	AllowHost bool
 
-	// Tokens are the API tokens for apps that bring none of their own; at most 9.
-	Tokens []Secret
+	// Credentials are what requests sign in with at first.
+	Credentials Credentials
 
-	// Username and Password, if set, are used instead of tokens. kintone itself prefers a password to a token when it gets
-	// both, so a stale one would silently win (docs/kintone.md 4); sending only one keeps the choice here.
-	Username string
-	Password Secret
+	// Renew reads the credentials again, for Client.Renew; nil if they never change.
+	Renew func() (Credentials, error) `json:"-"`
 
-	// BasicUsername and BasicPassword pass the basic authentication that may stand before a whole site.
-	BasicUsername string
-	BasicPassword Secret
+	// Proxy is the URL of the proxy that requests pass, http, https or socks5, which may hold a user and a password. Empty:
+	// the one of HTTPS_PROXY and NO_PROXY, if any.
+	Proxy Secret
 
 	// AcceptLanguage is sent with every request; default "ja". For a user whose language follows the browser it decides
 	// which names actions have, and sources disagree on what its absence means (docs/kintone.md 3).
@@ -66,8 +57,9 @@ type Config struct {
 	// part of it. A request that is out is given up after it, so a permit of the gate comes back by then at the latest.
 	Timeout time.Duration
 
-	// Transport sends the requests. Nil makes an own http.Transport, which takes a proxy from the environment. One that
-	// repeats requests or follows redirects by itself must not be used here.
+	// Transport sends the requests; nil makes an own http.Transport. One that repeats requests or follows redirects by
+	// itself must not be used here. To go by a Proxy or with a certificate it has to be an *http.Transport, which is then
+	// cloned; without a Proxy here, its own stays.
 	Transport http.RoundTripper
 
 	// Gate is what all requests of the site pass; nil for none.
@@ -77,12 +69,15 @@ type Config struct {
 // App says how one app is reached.
 type App struct {
 	ID         int64
-	GuestSpace int64    // id of the guest space that the app is in; 0 for none
-	Tokens     []Secret // API tokens of the app, at most 9; nil for those of the site
+	GuestSpace int64 // id of the guest space that the app is in; 0 for none
 
 	// LeaveBy is when a call that still waits at the gate stops waiting: it fails with ErrTooLate and was not sent. Zero:
 	// it waits as long as its context. What is known of a record grows old at the gate.
 	LeaveBy time.Time
+
+	// Resolving says that the call finds out what became of a request that may have been carried out. It may spend the
+	// reserve of the day's budget.
+	Resolving bool
 }
 
 // ErrTooLate says that a call did not get through the gate before its App.LeaveBy.
@@ -94,72 +89,132 @@ type Client struct {
 	acceptLanguage string
 	userAgent      string
 	timeout        time.Duration
-	username       string
-	transport      http.RoundTripper
+	transport      http.RoundTripper // without a certificate
 	gate           *Gate
+	renew          func() (Credentials, error)
+	proxy          func() (host string, secrets []string) // a function, so that no field holds what %+v would print
 
-	// credentials returns those for an app. It is a function so that no field holds a secret that %+v would print.
-	credentials func(App) (credentials, error)
-}
+	// signing is behind a pointer for the same reason. Renew swaps it.
+	signing *atomic.Pointer[signing]
 
-// credentials are the headers that let a request in, and what takes the secrets in them out of a text: a server may echo
-// a header in its answer, a transport in an error.
-type credentials struct {
-	header http.Header
-	hide   func(string) string
+	clock *atomic.Pointer[time.Duration] // what ClockDifference returns; nil as long as kintone has not answered
 }
 
 // NewClient checks cfg and returns a client. The error joins everything that is wrong with it.
 func NewClient(cfg Config) (*Client, error) {
-	base, err := parseBase(cfg.BaseURL)
-	errs := []error{err, checkTokens(cfg.Tokens)}
+	base, err := parseBase(cfg.BaseURL, cfg.AllowHost)
+	errs := []error{err}
 	wrong := func(is bool, text string) {
 		if is {
 			errs = append(errs, errors.New(text))
 		}
 	}
-	wrong(cfg.Username == "" && cfg.Password != "", "password without a username")
-	wrong(cfg.Username != "" && cfg.Password == "", "username without a password")
-	wrong(cfg.BasicUsername == "" && cfg.BasicPassword != "", "basic authentication: password without a username")
-	wrong(strings.Contains(cfg.Username, ":"), "username has a colon in it")
-	wrong(strings.Contains(cfg.BasicUsername, ":"), "basic authentication: username has a colon in it")
 	wrong(!printable(cfg.AcceptLanguage), "accept language is not printable ASCII")
 	wrong(!printable(cfg.UserAgent), "user agent is not printable ASCII")
 	wrong(cfg.Timeout < 0, "timeout is negative")
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
 
 	c := &Client{
 		base:           base,
 		acceptLanguage: cmp.Or(cfg.AcceptLanguage, "ja"),
 		userAgent:      cmp.Or(cfg.UserAgent, "statusq"),
 		timeout:        cmp.Or(cfg.Timeout, time.Minute),
-		username:       cfg.Username,
-		transport:      cfg.Transport,
 		gate:           cfg.Gate,
-		credentials:    cfg.credentials,
+		renew:          cfg.Renew,
+		signing:        new(atomic.Pointer[signing]),
+		clock:          new(atomic.Pointer[time.Duration]),
 	}
-	if c.transport == nil {
-		c.transport = newTransport()
+	if base == nil {
+		c.base = new(url.URL) // for the rest of what is wrong
 	}
+	proxy, err := cfg.route(c)
+	errs = append(errs, err)
+	c.proxy = func() (string, []string) {
+		if proxy == nil {
+			return "", nil
+		}
+		return proxy.Host, secretsOf(proxy)
+	}
+	first, err := c.sign(cfg.Credentials, nil)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	c.signing.Store(first)
 	return c, nil
+}
+
+// route gives c its transport, and returns the proxy that it goes by, nil for none that is known.
+func (cfg Config) route(c *Client) (*url.URL, error) {
+	var proxy *url.URL
+	switch {
+	case cfg.Proxy != "":
+		var err error
+		if proxy, err = parseProxy(cfg.Proxy); err != nil {
+			return nil, err
+		}
+	case cfg.Transport == nil:
+		// Asked here for the one host that there is. What is no URL it would pass over, and go without a proxy.
+		if err := checkEnvironment(); err != nil {
+			return nil, err
+		}
+		var err error
+		if proxy, err = http.ProxyFromEnvironment(&http.Request{URL: c.base}); err != nil {
+			return nil, errors.New("the proxy of the environment cannot be used") // err would quote it
+		}
+	}
+	c.transport = cfg.Transport
+	if c.transport == nil {
+		t := newTransport()
+		t.Proxy = http.ProxyURL(proxy)
+		c.transport = t
+	} else if proxy != nil {
+		given, ok := c.transport.(*http.Transport)
+		if !ok {
+			return nil, errors.New("a proxy needs an http.Transport")
+		}
+		t := given.Clone()
+		t.Proxy = http.ProxyURL(proxy)
+		c.transport = t
+	}
+	return proxy, nil
 }
 
 // Identity returns the login name whose mark kintone leaves on what this client does to the app: the user, or
 // Administrator for API tokens.
 func (c *Client) Identity(App) string {
-	return cmp.Or(c.username, tokenIdentity)
+	return c.signing.Load().credentials.Identity()
+}
+
+// Host returns the host of the site as it is known to people: sample.cybozu.com also where the client signs in with a
+// certificate, at sample.s.cybozu.com (docs/kintone.md 4). With a port that is not the usual one it has that.
+func (c *Client) Host() string {
+	if name, domain := split(c.base.Host); domain != "" {
+		return strings.TrimSuffix(name, ".s") + "." + domain
+	}
+	return c.base.Host
 }
 
 // CloseIdleConnections closes the connections that no request uses, as http.Client does.
 func (c *Client) CloseIdleConnections() {
-	if t, ok := c.transport.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
+	closeIdle(c.transport)
+	closeIdle(c.signing.Load().transport)
 }
 
-// Validate reports what is wrong with a: ids that cannot be, tokens that cannot be sent.
+// Proxy returns the host of the proxy that requests pass; empty for none, or for one that only a given transport knows.
+func (c *Client) Proxy() string {
+	host, _ := c.proxy()
+	return host
+}
+
+// ClockDifference returns by how much kintone's clock is ahead of this machine's, give or take a second, as the Date of
+// the last answer had it; false as long as none came.
+func (c *Client) ClockDifference() (ahead time.Duration, known bool) {
+	if d := c.clock.Load(); d != nil {
+		return *d, true
+	}
+	return 0, false
+}
+
+// Validate reports what is wrong with a: ids that cannot be.
 func (a App) Validate() error {
 	var errs []error
 	if a.ID < 1 {
@@ -168,7 +223,7 @@ func (a App) Validate() error {
 	if a.GuestSpace < 0 {
 		errs = append(errs, errors.New("guest space id is negative"))
 	}
-	return errors.Join(append(errs, checkTokens(a.Tokens))...)
+	return errors.Join(errs...)
 }
 
 // request is a call before it is put into HTTP.
@@ -185,13 +240,14 @@ func (c *Client) do(ctx context.Context, app App, r request, read func(body []by
 	unsent := func(err error) *Error {
 		return &Error{Op: r.op(), App: app.ID, NotSent: true, Err: err}
 	}
-	creds, err := c.credentials(app)
+	invalid := func(err error) *Error { return unsent(fmt.Errorf("%w: %w", ErrInvalidRequest, err)) }
+	_, err := c.enter(app)
 	if err = errors.Join(r.reject, app.Validate(), err); err != nil {
-		return unsent(fmt.Errorf("%w: %w", ErrInvalidRequest, err))
+		return invalid(err)
 	}
-	req, err := c.httpRequest(app, r, creds)
+	req, err := c.httpRequest(app, r)
 	if err != nil {
-		return unsent(fmt.Errorf("%w: %w", ErrInvalidRequest, err))
+		return invalid(err)
 	}
 	var answer Answer
 	if c.gate != nil {
@@ -202,26 +258,60 @@ func (c *Client) do(ctx context.Context, app App, r request, read func(body []by
 			defer cancel()
 		}
 		failpoint.Hit("gate.waiting")
-		permit, err := c.gate.Enter(waiting, app.ID)
+		enter := c.gate.Enter
+		if app.Resolving {
+			enter = c.gate.EnterResolving
+		}
+		permit, err := enter(waiting, app.ID)
 		if err != nil {
 			return unsent(err)
 		}
 		defer func() { permit.Leave(answer) }()
 	}
-	if ctx.Err() != nil {
-		// Once the transport has been asked, an ended context no longer proves that nothing left.
-		answer.Err = unsent(cause(ctx, nil, creds.hide))
+	// Signed only now: it may have waited at the gate for other credentials than those that it came with.
+	pass, err := c.enter(app)
+	if err != nil {
+		answer.Err = invalid(err)
 		return answer.Err
 	}
+	if ctx.Err() != nil {
+		// Once the transport has been asked, an ended context no longer proves that nothing left.
+		answer.Err = unsent(cause(ctx, nil, pass.hide))
+		return answer.Err
+	}
+	maps.Copy(req.Header, pass.header)
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout,
 		fmt.Errorf("no whole answer within %v: %w", c.timeout, context.DeadlineExceeded))
 	defer cancel()
 	failpoint.Hit("gate.passed")
-	answer = c.exchange(ctx, req, r.method != http.MethodGet, creds.hide, read)
+	answer = c.exchange(ctx, req, r.method != http.MethodGet, pass, read)
 	if answer.Err != nil {
-		answer.Err.Op, answer.Err.App = r.op(), app.ID
+		answer.Err.Op, answer.Err.App, answer.Err.Signing = r.op(), app.ID, pass.signing
 	}
 	return answer.Err
+}
+
+// pass is what lets one request in.
+type pass struct {
+	signing   int
+	header    http.Header
+	transport http.RoundTripper
+	hide      func(string) string // takes the secrets out of a text
+}
+
+// enter makes the pass of a request to the app that leaves now.
+func (c *Client) enter(app App) (pass, error) {
+	s := c.signing.Load()
+	header, secrets, err := s.credentials.signed(app.ID)
+	if err != nil {
+		return pass{}, err
+	}
+	_, more := c.proxy()
+	secrets = append(secrets, more...)
+	if s.credentials.CertificatePassword != "" {
+		secrets = append(secrets, s.credentials.CertificatePassword.Reveal())
+	}
+	return pass{s.number, header, s.transport, hiding(secrets)}, nil
 }
 
 func (r request) op() string { return r.method + " " + r.api }
@@ -230,22 +320,23 @@ func (r request) op() string { return r.method + " " + r.api }
 //
 // It asks the transport and not an http.Client, because only the client has code that follows redirects. On the way to
 // another host that code takes off Authorization and cookies, but would send X-Cybozu-API-Token on (docs/kintone.md 4).
-func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, hide func(string) string,
-	read func([]byte) error) Answer {
-
+func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, pass pass, read func([]byte) error) Answer {
 	var way progress
+	hide := pass.hide
 	req = req.WithContext(httptrace.WithClientTrace(ctx, way.trace()))
 	if req.Body != nil {
 		req.Body = &watchedBody{ReadCloser: req.Body, read: &way.begun}
 	}
 
-	resp, err := c.transport.RoundTrip(req)
+	began := time.Now()
+	resp, err := pass.transport.RoundTrip(req)
 	if err != nil {
 		unsent := way.stoppedBeforeSending(err)
 		return Answer{Err: &Error{NotSent: unsent, MayHaveActed: acts && !unsent, Err: cause(ctx, err, hide)}}
 	}
 	defer resp.Body.Close()
 	failpoint.Hit("http.answered")
+	c.compareClocks(resp, began)
 	answer := Answer{
 		Running: count(resp.Header.Get("X-ConcurrencyLimit-Running")),
 		Limit:   count(resp.Header.Get("X-ConcurrencyLimit-Limit")),
@@ -272,8 +363,21 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, hid
 	return answer
 }
 
-// httpRequest puts r into HTTP. The request has no context yet.
-func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Request, error) {
+// compareClocks notes what the Date of a success says; that of anything else may be a proxy's.
+func (c *Client) compareClocks(resp *http.Response, began time.Time) {
+	if resp.StatusCode != http.StatusOK {
+		return
+	}
+	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now := time.Now()
+		// A Date has no fractions: on average it is half a second old.
+		ahead := at.Add(time.Second / 2).Sub(now.Add(-now.Sub(began) / 2))
+		c.clock.Store(&ahead)
+	}
+}
+
+// httpRequest puts r into HTTP. The request is not signed and has no context yet.
+func (c *Client) httpRequest(app App, r request) (*http.Request, error) {
 	path := "k/v1/" + r.api
 	if app.GuestSpace != 0 {
 		path = fmt.Sprintf("k/guest/%d/v1/%s", app.GuestSpace, r.api)
@@ -306,7 +410,6 @@ func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Reque
 	// With GetBody a transport may send a PUT a second time on its own when a connection breaks. Only the caller, who
 	// knows the pins, may do that.
 	req.GetBody = nil
-	maps.Copy(req.Header, creds.header)
 	req.Header.Set("Accept-Language", c.acceptLanguage)
 	req.Header.Set("User-Agent", c.userAgent)
 	if body != nil {
@@ -317,50 +420,6 @@ func (c *Client) httpRequest(app App, r request, creds credentials) (*http.Reque
 		req.Header.Set("X-HTTP-Method-Override", http.MethodGet)
 	}
 	return req, nil
-}
-
-// credentials makes the headers for an app.
-func (cfg Config) credentials(app App) (credentials, error) {
-	header := make(http.Header)
-	var secrets []string
-	pair := func(username string, password Secret) string {
-		encoded := base64.StdEncoding.EncodeToString([]byte(username + ":" + password.Reveal()))
-		secrets = append(secrets, password.Reveal(), encoded)
-		return encoded
-	}
-
-	tokens := app.Tokens
-	if len(tokens) == 0 {
-		tokens = cfg.Tokens
-	}
-	switch {
-	case cfg.Username != "":
-		header.Set("X-Cybozu-Authorization", pair(cfg.Username, cfg.Password))
-	case len(tokens) > 0:
-		for _, t := range tokens {
-			secrets = append(secrets, t.Reveal())
-		}
-		header.Set("X-Cybozu-API-Token", strings.Join(secrets, ","))
-	default:
-		return credentials{}, ErrNoCredentials
-	}
-	if cfg.BasicUsername != "" {
-		header.Set("Authorization", "Basic "+pair(cfg.BasicUsername, cfg.BasicPassword))
-	}
-	return credentials{header, hiding(secrets)}, nil
-}
-
-// hiding returns a function that puts [redacted] in the place of secrets.
-func hiding(secrets []string) func(string) string {
-	// The longest first, or the rest of a secret would show behind another that it begins with.
-	slices.SortFunc(secrets, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
-	var pairs []string
-	for _, s := range secrets {
-		if s != "" {
-			pairs = append(pairs, s, redacted)
-		}
-	}
-	return strings.NewReplacer(pairs...).Replace
 }
 
 // progress follows a request on its way out. The transport may call the hooks from other goroutines.
@@ -440,8 +499,11 @@ func newTransport() *http.Transport {
 	}
 }
 
+// domains are kintone's, the last three Cybozu's own for trials (docs/kintone.md 4).
+var domains = []string{"cybozu.com", "kintone.com", "cybozu.cn", "cybozu-dev.com", "kintone-dev.com", "cybozu-dev.cn"}
+
 // parseBase reads a site's address. Its errors do not quote it: people paste passwords into URLs.
-func parseBase(s string) (*url.URL, error) {
+func parseBase(s string, anyHost bool) (*url.URL, error) {
 	if s == "" {
 		return nil, errors.New("base URL is missing")
 	}
@@ -449,41 +511,73 @@ func parseBase(s string) (*url.URL, error) {
 	if err != nil {
 		return nil, errors.New("base URL is not a URL")
 	}
+	host := u.Hostname()
 	switch {
 	case u.User != nil:
 		return nil, errors.New("base URL has a user in it")
 	case u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
 		return nil, errors.New("base URL has a query or a fragment")
-	case u.Hostname() == "" || u.Opaque != "":
+	case host == "" || u.Opaque != "":
 		return nil, errors.New("base URL has no host")
-	case u.Scheme == "http" && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !loopback(host):
 		return nil, errors.New("base URL is http, which is for loopback hosts only: use https")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return nil, errors.New("base URL is not https")
 	}
+	name, domain := split(host)
+	switch {
+	case loopback(host):
+	case domain == "" && !anyHost:
+		return nil, fmt.Errorf("base URL: %s is none of kintone's hosts, which end in cybozu.com, kintone.com or cybozu.cn: is it mistyped? "+
+			"If it is meant, say allowHost: true for the site in the configuration file", host)
+	case domain != "" && name == "":
+		return nil, fmt.Errorf("base URL: %s has no subdomain, such as sample in sample.%s", host, domain)
+	case domain != "" && strings.Trim(u.Path, "/") != "":
+		return nil, fmt.Errorf("base URL: nothing belongs behind %s", host)
+	}
 	return u, nil
+}
+
+// CheckURL reports why baseURL cannot be where a site is: NewClient would refuse it. allowHost is Config.AllowHost;
+// certificate says that there is a client certificate.
+func CheckURL(baseURL string, allowHost, certificate bool) error {
+	u, err := parseBase(baseURL, allowHost)
+	if err != nil {
+		return err
+	}
+	return checkCertificateHost(u.Hostname(), certificate)
+}
+
+// split takes a host apart into what stands before kintone's domain, and the domain; that is "" for any other host.
+func split(host string) (name, domain string) {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	for _, d := range domains {
+		if before, ok := strings.CutSuffix(host, d); ok && (before == "" || strings.HasSuffix(before, ".")) {
+			return strings.TrimSuffix(before, "."), d
+		}
+	}
+	return "", ""
+}
+
+// checkCertificateHost holds that a client certificate and a host with .s. in it belong together (docs/kintone.md 4).
+func checkCertificateHost(host string, certificate bool) error {
+	name, domain := split(host)
+	if domain == "" {
+		return nil
+	}
+	plain, secure := strings.CutSuffix(name, ".s")
+	switch {
+	case secure && !certificate:
+		return fmt.Errorf("%s lets only clients with a certificate in: give one (pfxFile, or KINTONE_PFX_FILE_PATH), or use %s.%s", host, plain, domain)
+	case certificate && !secure:
+		return fmt.Errorf("a client certificate is not asked for by %s: use %s.s.%s with it, or leave it away", host, name, domain)
+	}
+	return nil
 }
 
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return strings.EqualFold(host, "localhost") || ip != nil && ip.IsLoopback()
-}
-
-// checkTokens reports tokens that cannot go into a header. It names them by position only.
-func checkTokens(tokens []Secret) error {
-	var errs []error
-	if len(tokens) > maxTokens {
-		errs = append(errs, fmt.Errorf("%d API tokens, but kintone takes at most %d in one request", len(tokens), maxTokens))
-	}
-	for i, t := range tokens {
-		switch s := t.Reveal(); {
-		case s == "":
-			errs = append(errs, fmt.Errorf("API token %d is empty", i+1))
-		case !printable(s) || strings.ContainsAny(s, ", "):
-			errs = append(errs, fmt.Errorf("API token %d has a character in it that no token has", i+1))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // printable reports whether s is printable ASCII.

@@ -41,13 +41,14 @@ func newSite(t *testing.T, answer http.HandlerFunc, change ...func(*Config)) *si
 	s := &site{}
 	s.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		s.mu.Lock()
 		s.asked = append(s.asked, asked{r.Method, r.RequestURI, r.Header.Clone(), string(body)})
 		s.mu.Unlock()
 		answer(w, r)
 	}))
 	t.Cleanup(s.server.Close)
-	cfg := Config{BaseURL: s.server.URL, Tokens: []Secret{"token-of-the-site"}, Transport: &http.Transport{}}
+	cfg := Config{BaseURL: s.server.URL, Credentials: Credentials{Tokens: []Secret{"token-of-the-site"}}, Transport: &http.Transport{}}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -153,26 +154,23 @@ func TestCredentials(t *testing.T) {
 		return base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
 	}
 	for _, c := range []struct {
-		name   string
-		config Config
-		app    App
-		want   map[string]string
+		name  string
+		creds Credentials
+		want  map[string]string
 	}{
-		{"tokens of the site", Config{Tokens: []Secret{"t1", "t2"}}, App{},
+		{"tokens of the site", Credentials{Tokens: []Secret{"t1", "t2"}},
 			map[string]string{"X-Cybozu-API-Token": "t1,t2"}},
-		{"tokens of the app", Config{Tokens: []Secret{"t1"}}, App{Tokens: []Secret{"a1", "a2"}},
+		{"tokens of the app", Credentials{Tokens: []Secret{"t1"}, AppTokens: map[int64][]Secret{5: {"a1", "a2"}, 6: {"b"}}},
 			map[string]string{"X-Cybozu-API-Token": "a1,a2"}},
-		{"a password wins", Config{Tokens: []Secret{"t1"}, Username: "佐藤", Password: "p:w"}, App{Tokens: []Secret{"a1"}},
+		{"a password wins", Credentials{Tokens: []Secret{"t1"}, Username: "佐藤", Password: "p:w", AppTokens: map[int64][]Secret{5: {"a1"}}},
 			map[string]string{"X-Cybozu-Authorization": basic("佐藤", "p:w")}},
-		{"basic authentication on top", Config{Tokens: []Secret{"t1"}, BasicUsername: "gate", BasicPassword: "keeper"}, App{},
+		{"basic authentication on top", Credentials{Tokens: []Secret{"t1"}, BasicUsername: "gate", BasicPassword: "keeper"},
 			map[string]string{"X-Cybozu-API-Token": "t1", "Authorization": "Basic " + basic("gate", "keeper")}},
 	} {
 		s := newSite(t, answers(200, appAnswer), func(cfg *Config) {
-			c.config.BaseURL, c.config.Transport = cfg.BaseURL, cfg.Transport
-			*cfg = c.config
+			cfg.Credentials = c.creds
 		})
-		c.app.ID = 5
-		if _, err := s.AppInfo(t.Context(), c.app); err != nil {
+		if _, err := s.AppInfo(t.Context(), App{ID: 5}); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
 		header := s.only(t).header
@@ -185,13 +183,13 @@ func TestCredentials(t *testing.T) {
 }
 
 func TestIdentity(t *testing.T) {
-	byToken := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Tokens: []Secret{"t"}})
-	byName := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Username: "robot", Password: "x"})
+	byToken := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Tokens: []Secret{"t"}}})
+	byName := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Username: "robot", Password: "x", Tokens: []Secret{"t"}}})
 	// A token acts as Administrator (docs/kintone.md 4).
 	if got := byToken.Identity(App{ID: 5}); got != "Administrator" {
 		t.Errorf("a token acts as %q, want Administrator", got)
 	}
-	if got := byName.Identity(App{ID: 5, Tokens: []Secret{"t"}}); got != "robot" {
+	if got := byName.Identity(App{ID: 5}); got != "robot" {
 		t.Errorf("a user acts as %q, want robot", got)
 	}
 }
@@ -224,7 +222,7 @@ func TestNewClientRefuses(t *testing.T) {
 	for i := range ten {
 		ten[i] = Secret(fmt.Sprintf("canary%d", i))
 	}
-	good := Config{BaseURL: "https://sample.cybozu.com", Tokens: ten[:9]}
+	good := Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Tokens: ten[:9]}}
 	newTestClient(t, good)
 
 	for want, change := range map[string]func(*Config){
@@ -239,17 +237,20 @@ func TestNewClientRefuses(t *testing.T) {
 		"a query or a fragment":          func(c *Config) { c.BaseURL = "https://sample.cybozu.com/?token=canary" },
 		"query or a fragment":            func(c *Config) { c.BaseURL = "https://sample.cybozu.com?" },
 		"or a fragment":                  func(c *Config) { c.BaseURL = "https://sample.cybozu.com#" },
-		"10 API tokens":                  func(c *Config) { c.Tokens = ten },
-		"API token 1 is empty":           func(c *Config) { c.Tokens = []Secret{""} },
-		"API token 2 has a character":    func(c *Config) { c.Tokens = []Secret{"a", "canary,canary"} },
-		"API token 1 has a character":    func(c *Config) { c.Tokens = []Secret{"canary\r\nX: y"} },
-		"token 1 has a character":        func(c *Config) { c.Tokens = []Secret{"canaryあ"} },
-		"1 has a character":              func(c *Config) { c.Tokens = []Secret{"canary canary"} },
-		"password without a username":    func(c *Config) { c.Password = "canary" },
-		"username without a password":    func(c *Config) { c.Username = "u" },
-		"username has a colon":           func(c *Config) { c.Username, c.Password = "a:b", "canary" },
-		"basic authentication: password": func(c *Config) { c.BasicPassword = "canary" },
-		"basic authentication: username": func(c *Config) { c.BasicUsername = "a:b" },
+		"10 API tokens":                  func(c *Config) { c.Credentials.Tokens = ten },
+		"API token 1 is empty":           func(c *Config) { c.Credentials.Tokens = []Secret{""} },
+		"API token 2 has a character":    func(c *Config) { c.Credentials.Tokens = []Secret{"a", "canary,canary"} },
+		"API token 1 has a character":    func(c *Config) { c.Credentials.Tokens = []Secret{"canary\r\nX: y"} },
+		"token 1 has a character":        func(c *Config) { c.Credentials.Tokens = []Secret{"canaryあ"} },
+		"1 has a character":              func(c *Config) { c.Credentials.Tokens = []Secret{"canary canary"} },
+		"app 5: 10 API tokens":           func(c *Config) { c.Credentials.AppTokens = map[int64][]Secret{5: ten} },
+		"app 7: API token 1 has a":       func(c *Config) { c.Credentials.AppTokens = map[int64][]Secret{7: {"canary,b"}} },
+		"tokens for app 0":               func(c *Config) { c.Credentials.AppTokens = map[int64][]Secret{0: {"canary"}} },
+		"password without a username":    func(c *Config) { c.Credentials.Password = "canary" },
+		"username without a password":    func(c *Config) { c.Credentials.Username = "u" },
+		"username has a colon":           func(c *Config) { c.Credentials.Username, c.Credentials.Password = "a:b", "canary" },
+		"basic authentication: password": func(c *Config) { c.Credentials.BasicPassword = "canary" },
+		"basic authentication: username": func(c *Config) { c.Credentials.BasicUsername = "a:b" },
 		"accept language":                func(c *Config) { c.AcceptLanguage = "ja\n" },
 		"user agent is not":              func(c *Config) { c.UserAgent = "日本" },
 		"timeout is negative":            func(c *Config) { c.Timeout = -1 },
@@ -264,7 +265,7 @@ func TestNewClientRefuses(t *testing.T) {
 		}
 	}
 
-	_, err := NewClient(Config{Tokens: ten, Password: "x", Timeout: -1})
+	_, err := NewClient(Config{Credentials: Credentials{Tokens: ten, Password: "x"}, Timeout: -1})
 	for _, want := range []string{"base URL", "10 API tokens", "password without", "timeout"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("NewClient's error is %v, want %q among the others", err, want)
@@ -286,8 +287,6 @@ func TestCallsRefusedHere(t *testing.T) {
 	calls := map[string]func() error{
 		"app 0":          func() error { _, err := s.AppInfo(ctx, App{}); return err },
 		"guest space -1": func() error { _, err := s.AppInfo(ctx, App{ID: 5, GuestSpace: -1}); return err },
-		"10 tokens":      func() error { _, err := s.Process(ctx, App{ID: 5, Tokens: make([]Secret, 10)}); return err },
-		"a split token":  func() error { _, err := s.FormFields(ctx, App{ID: 5, Tokens: []Secret{"a,b"}}); return err },
 		"no credentials": func() error { _, err := none.AppInfo(ctx, App{ID: 5}); return err },
 		"no changes":     func() error { _, err := s.UpdateStatuses(ctx, App{ID: 5}, nil); return err },
 		"no record ids":  func() error { _, err := s.RecordsByID(ctx, App{ID: 5}, Fields{}, nil); return err },
@@ -415,7 +414,7 @@ func TestNotSentWithoutConnection(t *testing.T) {
 		"a transport of our own":  {BaseURL: "https://sample.cybozu.com", Transport: failing(&net.OpError{Op: "dial", Err: io.EOF})},
 		"the same in a url.Error": {BaseURL: "https://sample.cybozu.com", Transport: failing(&url.Error{Op: "Put", URL: "https://x", Err: &net.OpError{Op: "dial", Err: io.EOF}})},
 	} {
-		cfg.Tokens = []Secret{"t"}
+		cfg.Credentials.Tokens = []Secret{"t"}
 		c := newTestClient(t, cfg)
 		_, err := c.UpdateStatus(t.Context(), App{ID: 5}, change)
 		if e := failure(t, err); !e.NotSent || e.MayHaveActed || e.Err == nil || e.Status != 0 {
@@ -442,7 +441,7 @@ func TestBrokenRequestMayHaveActed(t *testing.T) {
 			return nil, &net.OpError{Op: "dial", Err: io.EOF}
 		}),
 	} {
-		c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Tokens: []Secret{"t"}, Transport: transport})
+		c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Tokens: []Secret{"t"}}, Transport: transport})
 		_, err := c.UpdateStatus(t.Context(), App{ID: 5}, change)
 		if e := failure(t, err); e.NotSent || !e.MayHaveActed {
 			t.Errorf("%s: NotSent %v, MayHaveActed %v; want doubt", name, e.NotSent, e.MayHaveActed)
@@ -463,7 +462,7 @@ func TestBrokenHTTP2RequestMayHaveActed(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	c := newTestClient(t, Config{BaseURL: server.URL, Tokens: []Secret{"t"}, Transport: server.Client().Transport})
+	c := newTestClient(t, Config{BaseURL: server.URL, Credentials: Credentials{Tokens: []Secret{"t"}}, Transport: server.Client().Transport})
 	_, err := c.UpdateStatus(t.Context(), App{ID: 5}, change)
 	if e := failure(t, err); e.NotSent || !e.MayHaveActed || protocol.Load() != "HTTP/2.0" {
 		t.Errorf("a stream reset over %v: NotSent %v, MayHaveActed %v; want doubt", protocol.Load(), e.NotSent, e.MayHaveActed)
@@ -639,11 +638,11 @@ func TestSecretsStayInside(t *testing.T) {
 		"a quote":     failing(fmt.Errorf("bad header %q: %w", echoes, io.ErrUnexpectedEOF)),
 	}
 	ways := map[string]func(*Config) App{
-		"token of the site": func(cfg *Config) App { cfg.Tokens = []Secret{"canary", canary}; return App{ID: 5} },
-		"token of the app":  func(cfg *Config) App { return App{ID: 5, Tokens: []Secret{canary}} },
+		"token of the site": func(cfg *Config) App { cfg.Credentials.Tokens = []Secret{"canary", canary}; return App{ID: 5} },
+		"token of the app":  func(cfg *Config) App { cfg.Credentials.AppTokens = map[int64][]Secret{5: {canary}}; return App{ID: 5} },
 		"password": func(cfg *Config) App {
-			cfg.Username, cfg.Password = "robot", canary
-			cfg.BasicUsername, cfg.BasicPassword = "robot", canary
+			cfg.Credentials.Username, cfg.Credentials.Password = "robot", canary
+			cfg.Credentials.BasicUsername, cfg.Credentials.BasicPassword = "robot", canary
 			return App{ID: 5}
 		},
 	}
@@ -688,7 +687,7 @@ func TestSecretsStayInside(t *testing.T) {
 		}
 		for name, handler := range handlers {
 			var app App
-			s := newSite(t, handler, func(cfg *Config) { cfg.Tokens = nil; app = way(cfg) })
+			s := newSite(t, handler, func(cfg *Config) { cfg.Credentials.Tokens = nil; app = way(cfg) })
 			check(wayName+", "+name, s.Client, app, secrets...)
 		}
 		for name, transport := range transports {
@@ -701,7 +700,7 @@ func TestSecretsStayInside(t *testing.T) {
 
 // The error's chain stays where it can, so that callers can ask what it was.
 func TestTransportErrorKeepsItsChain(t *testing.T) {
-	c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Tokens: []Secret{"t-o-k-e-n"},
+	c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Tokens: []Secret{"t-o-k-e-n"}},
 		Transport: failing(&url.Error{Op: "Put", URL: "https://sample.cybozu.com/k/v1", Err: fmt.Errorf("read: %w", io.ErrUnexpectedEOF)})})
 	_, err := c.UpdateStatus(t.Context(), App{ID: 5}, change)
 	e := failure(t, err)
@@ -716,7 +715,7 @@ func TestTransportErrorKeepsItsChain(t *testing.T) {
 func TestOwnTransport(t *testing.T) {
 	server := httptest.NewServer(answers(200, appAnswer))
 	t.Cleanup(server.Close)
-	c := newTestClient(t, Config{BaseURL: server.URL, Tokens: []Secret{"t"}})
+	c := newTestClient(t, Config{BaseURL: server.URL, Credentials: Credentials{Tokens: []Secret{"t"}}})
 	if _, err := c.AppInfo(t.Context(), App{ID: 5}); err != nil {
 		t.Error(err)
 	}

@@ -3,8 +3,10 @@
 // A Client speaks for one site: one domain, one set of credentials. It makes the two calls that change statuses
 // ([Client.UpdateStatus] for one record, [Client.UpdateStatuses] for up to a hundred), the read that looks at records
 // before and after ([Client.RecordsByID]), and the three reads that explain an app ([Client.FormFields],
-// [Client.Process], [Client.AppInfo]). It sends each request once. It never repeats one, never follows a redirect and
-// never guesses: what to do after a failure is for the caller, who knows what else is under way.
+// [Client.Process], [Client.AppInfo]). Those who change an app's process management read and write it whole, as
+// [ProcessSettings], and put it into force ([Client.UpdateProcessSettings], [Client.Deploy]). A Client sends each request
+// once. It never repeats one, never follows a redirect and never guesses: what to do after a failure is for the caller,
+// who knows what else is under way.
 //
 // What the caller needs for that is in [Error], the one error of every call. Two of its fields matter most. NotSent
 // says that the request never left, so that sending it is still the first time. MayHaveActed says that nobody on this

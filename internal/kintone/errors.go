@@ -58,6 +58,9 @@ type Error struct {
 	// RetryAfter is how long the answer asks to wait; 0 when it does not, an hour at most.
 	RetryAfter time.Duration
 
+	// Signing is Client.Signing as it was when the request was signed; 0 if it never was.
+	Signing int
+
 	// Err is the failure below HTTP, with URL, headers and secrets taken out; nil when a whole answer came.
 	Err error
 }

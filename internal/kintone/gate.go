@@ -38,7 +38,8 @@ type GateConfig struct {
 // of that is taken in one step or not at all, by dispatch, so nobody ever waits with a half-taken permit in hand:
 // neither the one probe of a breaker that is half-open, nor a token that another app could use.
 //
-// Apps take turns; within an app it is first come, first served. The gate has no goroutine of its own, only a timer for
+// Apps take turns; within an app it is first come, first served, except that a request which resolves another passes
+// those for which there is no budget left. The gate has no goroutine of its own, only a timer for
 // when to look again.
 type Gate struct {
 	rate     *rate.Limiter // of the site
@@ -69,8 +70,9 @@ type line struct {
 
 // Permit allows one request. Whoever has it calls Leave when the request is over.
 type Permit struct {
-	gate *Gate
-	line *line
+	gate      *Gate
+	line      *line
+	resolving bool // may spend the reserve of the budget
 
 	// Owned by the gate, under its mu.
 	ready   chan struct{} // closed with granted or err; nil if there was no wait
@@ -115,6 +117,16 @@ func NewGate(cfg GateConfig) *Gate {
 // Enter waits until a request to app may leave. It ends with a permit, with the end of ctx (the error wraps its cause)
 // or with ErrGateClosed.
 func (g *Gate) Enter(ctx context.Context, app int64) (*Permit, error) {
+	return g.enter(ctx, app, false)
+}
+
+// EnterResolving is Enter for a request that finds out what became of another. It may spend the reserve of the app's
+// budget.
+func (g *Gate) EnterResolving(ctx context.Context, app int64) (*Permit, error) {
+	return g.enter(ctx, app, true)
+}
+
+func (g *Gate) enter(ctx context.Context, app int64, resolving bool) (*Permit, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("wait at the gate: %w", context.Cause(ctx))
 	}
@@ -124,7 +136,7 @@ func (g *Gate) Enter(ctx context.Context, app int64) (*Permit, error) {
 		return nil, ErrGateClosed
 	}
 	l := g.line(app)
-	p := &Permit{gate: g, line: l}
+	p := &Permit{gate: g, line: l, resolving: resolving}
 	if l.waiting = append(l.waiting, p); len(l.waiting) == 1 {
 		g.turns = append(g.turns, l)
 	}
@@ -172,27 +184,32 @@ func (p *Permit) Leave(a Answer) {
 	g.unlock()
 }
 
-// SetBudget sets the daily budget of an app in requests; 0 or less is no limit. spentToday is what is known to have
-// left since 00:00 UTC, before this gate was made for example; the gate believes the larger of that and its own count.
-func (g *Gate) SetBudget(app int64, perDay, spentToday int) {
+// SetBudget sets the daily budget of an app. spentToday is what is known to have left since 00:00 UTC, before this gate
+// was made for example; the gate believes the larger of that and its own count.
+func (g *Gate) SetBudget(app int64, b Budget, spentToday int) {
 	g.mu.Lock()
 	now := time.Now()
-	g.line(app).budget.set(max(perDay, 0), spentToday, now)
+	g.line(app).budget.set(b, spentToday, now)
 	g.dispatch(now)
 	g.unlock()
+}
+
+// Budget returns how the budget of an app stands.
+func (g *Gate) Budget(app int64) AppBudget {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if l := g.lines[app]; l != nil {
+		return l.state(now)
+	}
+	return (&budget{}).state(app, now)
 }
 
 // Spent returns the day, such as "2026-11-22", and how many requests to app have left in it. kintone's day turns at
 // 00:00 UTC, which is 09:00 in Japan (docs/kintone.md 1.2).
 func (g *Gate) Spent(app int64) (day string, requests int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	if l := g.lines[app]; l != nil {
-		l.budget.turn(now)
-		return l.budget.day.Format(time.DateOnly), l.budget.spent
-	}
-	return startOfDay(now).Format(time.DateOnly), 0
+	b := g.Budget(app)
+	return b.Day.Format(time.DateOnly), b.Spent
 }
 
 // Halt makes everybody wait until Resume: for what a probe would only make worse, such as a refused password (CB_WA01,
@@ -204,11 +221,16 @@ func (g *Gate) Halt(reason string) {
 	g.unlock()
 }
 
-// Resume ends Halt. What the breaker holds stays held.
+// Resume ends Halt. What the breaker holds stays held. One request goes first, as after a Halt it may be a password that
+// is tried: many wrong ones at a time could lock the login.
 func (g *Gate) Resume() {
 	g.mu.Lock()
+	now := time.Now()
+	if g.halted != "" && g.breaker.shown(now) == BreakerClosed {
+		g.flow.limit = 1
+	}
 	g.halted = ""
-	g.dispatch(time.Now())
+	g.dispatch(now)
 	g.unlock()
 }
 
@@ -243,14 +265,6 @@ type GateState struct {
 	Limit, InUse, Waiting int
 	RequestsPerSecond     float64
 	Apps                  []AppBudget // by id
-}
-
-// AppBudget is one app's part of a GateState, for the day that began at 00:00 UTC.
-type AppBudget struct {
-	App     int64
-	PerDay  int // 0 = no limit
-	Spent   int // requests that left today
-	Waiting int // callers at the gate
 }
 
 // State returns how the gate stands.
@@ -300,25 +314,25 @@ func (g *Gate) admit(now time.Time) time.Duration {
 	wait := forever
 	for i, l := range g.turns {
 		// An app without budget keeps its turn and stands in nobody's way.
-		if short := l.budget.take(now); short > 0 {
+		first, short := l.first(now)
+		if short > 0 {
 			wait = min(wait, short)
 			continue
 		}
-		p := l.waiting[0]
-		p.day = l.budget.day
+		p := l.waiting[first]
 		if short := take(g.rate, now); short > 0 {
-			l.budget.giveBack(p.day, now)
 			return short
 		}
 		if !g.breaker.allow(p) {
 			// The two disagree only if a clock did; look again.
-			l.budget.giveBack(p.day, now)
 			giveBack(g.rate, now)
 			return openFirst
 		}
+		l.budget.take()
+		p.day = l.budget.day
 		g.flow.inUse++
 		g.turns = slices.Delete(g.turns, i, i+1)
-		if l.waiting = slices.Delete(l.waiting, 0, 1); len(l.waiting) > 0 {
+		if l.waiting = slices.Delete(l.waiting, first, first+1); len(l.waiting) > 0 {
 			g.turns = append(g.turns, l)
 		}
 		p.granted = true
@@ -358,6 +372,24 @@ func (g *Gate) withdraw(p *Permit) {
 	}
 	g.dispatch(now)
 	g.unlock()
+}
+
+// first returns which of those who wait in the line goes next as far as the budget is concerned, or how long none may.
+func (l *line) first(now time.Time) (i int, wait time.Duration) {
+	if wait = l.budget.wait(now, l.waiting[0].resolving); wait == 0 {
+		return 0, 0
+	}
+	// Nothing is left but the reserve, or nothing at all.
+	if i := slices.IndexFunc(l.waiting, func(p *Permit) bool { return p.resolving }); i >= 0 {
+		return i, l.budget.wait(now, true)
+	}
+	return 0, wait
+}
+
+func (l *line) state(now time.Time) AppBudget {
+	s := l.budget.state(l.app, now)
+	s.Waiting = len(l.waiting)
+	return s
 }
 
 // line returns an app's line, a new one for a new app. Requires mu.
@@ -439,10 +471,9 @@ func (g *Gate) state(now time.Time) GateState {
 		Apps:              make([]AppBudget, 0, len(g.lines)),
 	}
 	for _, app := range slices.Sorted(maps.Keys(g.lines)) {
-		l := g.lines[app]
-		l.budget.turn(now)
-		s.Apps = append(s.Apps, AppBudget{App: app, PerDay: l.budget.perDay, Spent: l.budget.spent, Waiting: len(l.waiting)})
-		s.Waiting += len(l.waiting)
+		b := g.lines[app].state(now)
+		s.Apps = append(s.Apps, b)
+		s.Waiting += b.Waiting
 	}
 	return s
 }
@@ -510,3 +541,18 @@ func obey(retryAfter time.Duration) time.Duration {
 	d := min(retryAfter, retryAfterMost)
 	return min(d+time.Duration(rand.Float64()*0.2*float64(d)), retryAfterMost)
 }
+
+// take takes a token of l and returns 0, or returns how long there is none. It leaves no reservation behind: whoever
+// waits holds nothing, so that a waiter can go away at any time.
+func take(l *rate.Limiter, now time.Time) time.Duration {
+	r := l.ReserveN(now, 1)
+	wait := r.DelayFrom(now)
+	if wait > 0 {
+		r.CancelAt(now)
+	}
+	return wait
+}
+
+// giveBack returns a token that was taken. Reservation.Cancel would do nothing, as the time of the reservation has come;
+// reserving minus one does.
+func giveBack(l *rate.Limiter, now time.Time) { l.ReserveN(now, -1) }

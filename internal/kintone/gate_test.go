@@ -58,6 +58,17 @@ func enter(t *testing.T, g *kintone.Gate, app int64) *kintone.Permit {
 	return p
 }
 
+// resolving enters at once, to resolve another request, or ends the test.
+func resolving(t *testing.T, g *kintone.Gate, app int64) *kintone.Permit {
+	t.Helper()
+	before := time.Now()
+	p, err := g.EnterResolving(t.Context(), app)
+	if err != nil || time.Since(before) > 0 {
+		t.Fatalf("app %d: EnterResolving after %v: %v", app, time.Since(before), err)
+	}
+	return p
+}
+
 // come sends n callers of app to the gate, in order, and returns where they are told when they are through.
 func come(ctx context.Context, g *kintone.Gate, app int64, n int) <-chan caller {
 	through := make(chan caller, n)
@@ -296,11 +307,11 @@ func TestGateTellsACallerThatLeavesFromASiteThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(open)
 		c, err := kintone.NewClient(kintone.Config{
-			BaseURL:   "https://sample.cybozu.com",
-			Tokens:    []kintone.Secret{"token"},
-			Timeout:   time.Minute,
-			Transport: hanging{},
-			Gate:      g,
+			BaseURL:     "https://sample.cybozu.com",
+			Credentials: kintone.Credentials{Tokens: []kintone.Secret{"token"}},
+			Timeout:     time.Minute,
+			Transport:   hanging{},
+			Gate:        g,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -693,7 +704,7 @@ func TestGateGivesUpWaitingWithItsContextAndNotBefore(t *testing.T) {
 func TestGateTakesBackAPermitThatComesTooLate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: math.Inf(1), Concurrency: 1})
-		g.SetBudget(1, 1000, 0)
+		g.SetBudget(1, kintone.Budget{PerDay: 1000}, 0)
 		left := 0
 		for n := range 400 {
 			p := enter(t, g, 1)
@@ -717,7 +728,7 @@ func TestGateTakesBackAPermitThatComesTooLate(t *testing.T) {
 		if s := g.State(); s.InUse != 0 || s.Waiting != 0 || s.Apps[0].Spent != left {
 			t.Errorf("%d out, %d waiting, %d spent at the end, want 0, 0, %d", s.InUse, s.Waiting, s.Apps[0].Spent, left)
 		}
-		// All that was given back can be spent: nine tenths of the budget in all.
+		// All that was given back can be spent: the budget without its reserve.
 		for range 900 - left {
 			enter(t, g, 1).Leave(fine)
 		}
@@ -757,7 +768,10 @@ func TestGateClosesOnThoseWhoWait(t *testing.T) {
 		{"a place", func(t *testing.T, g *kintone.Gate) {}},
 		{"the breaker", func(t *testing.T, g *kintone.Gate) { enter(t, g, 3).Leave(later(503, "", time.Hour)) }},
 		{"a halt", func(t *testing.T, g *kintone.Gate) { g.Halt("CB_WA01") }},
-		{"its budget", func(t *testing.T, g *kintone.Gate) { g.SetBudget(1, 10, 10); g.SetBudget(2, 10, 10) }},
+		{"its budget", func(t *testing.T, g *kintone.Gate) {
+			g.SetBudget(1, kintone.Budget{PerDay: 10}, 10)
+			g.SetBudget(2, kintone.Budget{PerDay: 10}, 10)
+		}},
 	} {
 		t.Run("for "+test.why, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -828,73 +842,147 @@ func TestGateHaltsUntilResumed(t *testing.T) {
 	})
 }
 
+// Nine tenths of a day may be spent on anything, at once if need be: pacing is for those who make the requests. The last
+// tenth is for requests that find out what became of others. (It used to come back over the day to whoever came first, so
+// that an app with a backlog had nothing left for what it had to find out.)
 func TestGateSpendsNoMoreThanTheDaysBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(open)
-		g.SetBudget(5, 100, 0)
+		g.SetBudget(5, kintone.Budget{PerDay: 100}, 0)
 		start := time.Now() // bubbles begin at 00:00 UTC
-		left := make([]int, 3)
-		ctx, cancel := context.WithDeadline(t.Context(), start.Add(3*24*time.Hour-time.Second))
-		defer cancel()
-		for {
-			p, err := g.Enter(ctx, 5)
-			if err != nil {
-				break
+		for day := range 3 {
+			for n := range 90 {
+				enter(t, g, 5).Leave(fine)
+				if name, spent := g.Spent(5); spent != n+1 || name != []string{"2000-01-01", "2000-01-02", "2000-01-03"}[day] {
+					t.Errorf("Spent = %s, %d on day %d after %d requests", name, spent, day, n+1)
+				}
 			}
-			day := int(time.Since(start) / (24 * time.Hour))
-			left[day]++
-			if at := time.Since(start) % (24 * time.Hour); left[day] <= 90 && at != 0 {
-				t.Errorf("request %d of day %d left after %v, want the first 90 at once", left[day], day, at)
+			ordinary := come(t.Context(), g, 5, 1)
+			notYet(t, "with the reserve only", ordinary)
+			if b := g.Budget(5); b.Left() != 0 || !b.Exhausted() || b.WhenSpent != kintone.SpentHalts || b.Reserve != 10 || b.Spent != 90 || b.Waiting != 1 {
+				t.Errorf("after nine tenths the budget is %+v", b)
 			}
-			if name, spent := g.Spent(5); spent != left[day] || name != []string{"2000-01-01", "2000-01-02", "2000-01-03"}[day] {
-				t.Errorf("Spent = %s, %d on day %d after %d requests", name, spent, day, left[day])
+			for range 10 {
+				resolving(t, g, 5).Leave(fine) // past the one that waits
 			}
-			p.Leave(fine)
-		}
-		for day, n := range left {
-			if n < 99 || n > 100 {
-				t.Errorf("%d requests on day %d, want the budget of 100, the last of it perhaps too late", n, day)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			if _, err := g.EnterResolving(ctx, 5); err == nil {
+				t.Error("request 101 of the day left, to resolve another")
 			}
+			cancel()
+			// At midnight the one that waits goes with the new budget, which it gives back here.
+			c := <-ordinary
+			wantWithin(t, "the one that waited went", c.at.Sub(start), time.Duration(day+1)*24*time.Hour, time.Duration(day+1)*24*time.Hour)
+			c.permit.Leave(cancelled)
 		}
 	})
+}
+
+// Within the reserve those who resolve pass, and among themselves keep their order. The others keep theirs, too.
+func TestGateKeepsItsReserveForThoseWhoResolve(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := kintone.NewGate(open)
+		g.SetBudget(1, kintone.Budget{PerDay: 20}, 20)
+		ordinary := come(t.Context(), g, 1, 3)
+		through := make(chan int, 3)
+		for n := range 3 {
+			go func() {
+				if p, err := g.EnterResolving(t.Context(), 1); err == nil {
+					p.Leave(fine)
+					through <- n
+				}
+			}()
+			synctest.Wait()
+		}
+		g.SetBudget(1, kintone.Budget{PerDay: 22}, 0) // two, which are in reserve
+		notYet(t, "while the reserve lasts", ordinary)
+		if len(through) != 2 || <-through+<-through != 0+1 { // they are told in any order
+			t.Error("with a reserve of two, others went than the first two that resolve")
+		}
+		g.SetBudget(1, kintone.Budget{PerDay: 26}, 0) // two more, and two in reserve
+		synctest.Wait()
+		if len(through) != 1 || len(ordinary) != 2 || (<-ordinary).n+(<-ordinary).n != 0+1 {
+			t.Error("with two requests and a reserve of two, others went than the first two and the one that resolves")
+		}
+		g.SetBudget(1, kintone.Budget{PerDay: 40}, 0)
+		if c := <-ordinary; c.n != 2 {
+			t.Errorf("caller %d went last, want 2", c.n)
+		}
+	})
+}
+
+// kintone does not refuse what is over the day's number (QUOTA, FORMS): whether it is a limit is for its owner to say.
+func TestGateLetsWhoIsToBeWarnedGoOn(t *testing.T) {
+	for _, when := range []kintone.WhenSpent{kintone.SpentWarns, kintone.SpentIgnored} {
+		synctest.Test(t, func(t *testing.T) {
+			g := kintone.NewGate(open)
+			g.SetBudget(1, kintone.Budget{PerDay: 10, WhenSpent: when}, 9)
+			if b := g.Budget(1); b.Reserve != 0 || b.Left() != 1 || b.Exhausted() {
+				t.Errorf("%s: with one left the budget is %+v", when, b)
+			}
+			for range 5 {
+				enter(t, g, 1).Leave(fine)
+			}
+			if b := g.Budget(1); b.Spent != 14 || b.Left() != 0 || b.Exhausted() != (when == kintone.SpentWarns) {
+				t.Errorf("%s: four over, the budget is %+v (exhausted: %v)", when, b, b.Exhausted())
+			}
+			// From now on it is a limit.
+			g.SetBudget(1, kintone.Budget{PerDay: 10, WhenSpent: kintone.SpentHalts}, 0)
+			notYet(t, "over a budget that halts", come(t.Context(), g, 1, 1))
+			g.Close()
+		})
+	}
 }
 
 func TestGateStartsADayWithWhatWasSpent(t *testing.T) {
 	for _, test := range []struct {
 		perDay, spent int
-		at            time.Duration // of the day, when the budget is set
-		now           int           // requests that can leave at once
-		next          time.Duration // of the day, when the next one can
+		now           int // requests that can leave at once
+		resolving     int // and after them, to resolve others
 	}{
-		{100, 0, 0, 90, 144 * time.Minute}, // a tenth comes back over the day
-		{100, 40, 0, 50, 144 * time.Minute},
-		{100, 40, 12 * time.Hour, 55, 14*time.Hour + 24*time.Minute},
-		{100, 90, 0, 0, 144 * time.Minute},
-		{100, 95, 0, 0, 14*time.Hour + 24*time.Minute},
-		{100, 100, 0, 0, 24 * time.Hour},
-		{100, math.MaxInt, 0, 0, 24 * time.Hour},
-		{1, 0, 0, 1, 24 * time.Hour},
-		{1, 1, 23 * time.Hour, 0, 24 * time.Hour},
-		{5, 0, 0, 5, 24 * time.Hour},
-		{-1, 1_000_000, 0, 200, 0},
+		{100, 0, 90, 10},
+		{100, 40, 50, 10},
+		{100, 90, 0, 10},
+		{100, 95, 0, 5},
+		{100, 100, 0, 0},
+		{100, math.MaxInt, 0, 0},
+		{1, 0, 1, 0}, // a tenth of it is nothing
+		{1, 1, 0, 0},
+		{9, 0, 9, 0},
+		{10, 0, 9, 1},
+		{-1, 1_000_000, 200, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			g := kintone.NewGate(open)
-			time.Sleep(test.at)
-			g.SetBudget(1, test.perDay, test.spent)
+			time.Sleep(7 * time.Hour) // the time of day makes no difference
+			g.SetBudget(1, kintone.Budget{PerDay: test.perDay}, test.spent)
 			for range test.now {
 				enter(t, g, 1).Leave(fine)
 			}
-			p, err := g.Enter(t.Context(), 1)
+			if test.perDay < 0 {
+				if b := g.Budget(1); b.Left() != math.MaxInt || b.Exhausted() {
+					t.Errorf("without a limit the budget is %+v", b)
+				}
+				return
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			waits := come(ctx, g, 1, 1)
+			notYet(t, fmt.Sprintf("%d of %d spent before, %d now", test.spent, test.perDay, test.now), waits)
+			for range test.resolving {
+				resolving(t, g, 1).Leave(fine)
+			}
+			cancel()
+			drain(waits, 1)
+			p, err := g.EnterResolving(t.Context(), 1)
 			if err != nil {
 				t.Fatal(err)
 			}
-			midnight := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
-			if got := time.Since(midnight); test.next != 0 && (got-test.next).Abs() > time.Millisecond {
-				t.Errorf("%d of %d spent at %v: request %d left at %v of the day, want %v",
-					test.spent, test.perDay, test.at, test.now+1, got, test.next)
-			}
 			p.Leave(fine)
+			midnight := time.Date(2000, 1, 2, 0, 0, 0, 0, time.UTC)
+			if at := time.Now(); !at.Equal(midnight) {
+				t.Errorf("%d of %d spent before: one more than all left at %v, want midnight", test.spent, test.perDay, at)
+			}
 		})
 	}
 }
@@ -902,8 +990,8 @@ func TestGateStartsADayWithWhatWasSpent(t *testing.T) {
 func TestGateLetsThoseWhoWaitForTheOldDayGoWithTheNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(open)
-		g.SetBudget(1, 10, 10)
-		g.SetBudget(2, 10, 10)
+		g.SetBudget(1, kintone.Budget{PerDay: 10}, 10)
+		g.SetBudget(2, kintone.Budget{PerDay: 10}, 10)
 		start := time.Now()
 		one, two := come(t.Context(), g, 1, 4), come(t.Context(), g, 2, 4)
 		time.Sleep(24*time.Hour - time.Nanosecond)
@@ -937,16 +1025,16 @@ func TestGateBelievesTheLargerCount(t *testing.T) {
 		enter(t, g, 1).Leave(fine)
 		enter(t, g, 1).Leave(fine)
 		for _, test := range []struct{ perDay, spent, want int }{{100, 0, 2}, {100, 7, 7}, {50, 3, 7}, {0, 0, 7}} {
-			g.SetBudget(1, test.perDay, test.spent)
+			g.SetBudget(1, kintone.Budget{PerDay: test.perDay}, test.spent)
 			if s := g.State().Apps[0]; s.Spent != test.want || s.PerDay != test.perDay {
 				t.Errorf("SetBudget(%d, %d) gives %+v, want %d spent", test.perDay, test.spent, s, test.want)
 			}
 		}
 		// A larger budget lets those go who wait for it.
-		g.SetBudget(1, 10, 10)
+		g.SetBudget(1, kintone.Budget{PerDay: 10}, 10)
 		group := come(t.Context(), g, 1, 1)
 		notYet(t, "without budget", group)
-		g.SetBudget(1, 20, 0)
+		g.SetBudget(1, kintone.Budget{PerDay: 20}, 0)
 		synctest.Wait()
 		if len(group) == 0 {
 			t.Fatal("a raised budget lets nobody go")
@@ -955,26 +1043,10 @@ func TestGateBelievesTheLargerCount(t *testing.T) {
 	})
 }
 
-func TestGateLooksWhenTheFirstBudgetHasAToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := kintone.NewGate(open)
-		g.SetBudget(1, 100, 100)
-		g.SetBudget(2, 86_400, 77_760) // a token every ten seconds
-		g.SetBudget(3, 100, 100)
-		start := time.Now()
-		one, two, three := come(t.Context(), g, 1, 1), come(t.Context(), g, 2, 1), come(t.Context(), g, 3, 1)
-		c := <-two
-		wantWithin(t, "the first token", c.at.Sub(start), 10*time.Second-time.Millisecond, 10*time.Second+time.Millisecond)
-		c.permit.Leave(fine)
-		notYet(t, "without budget", one, three)
-		g.Close()
-	})
-}
-
 func TestGateGivesBackWhatDidNotLeave(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(open)
-		g.SetBudget(1, 10, 0)
+		g.SetBudget(1, kintone.Budget{PerDay: 10}, 0)
 		for range 20 {
 			enter(t, g, 1).Leave(cancelled)
 		}
@@ -986,13 +1058,13 @@ func TestGateGivesBackWhatDidNotLeave(t *testing.T) {
 			t.Errorf("%d spent, want the 9 that left", spent)
 		}
 
-		// Even to a budget that was set anew and is overdrawn: of 96 spent it was one.
-		start := time.Now()
+		// Even to a budget that was set anew: it makes room for one more.
 		p := enter(t, g, 2)
-		g.SetBudget(2, 100, 96)
+		g.SetBudget(2, kintone.Budget{PerDay: 100}, 90)
+		waits := come(t.Context(), g, 2, 1)
+		notYet(t, "after nine tenths", waits)
 		p.Leave(cancelled)
-		c := <-come(t.Context(), g, 2, 1)
-		wantWithin(t, "the next token", c.at.Sub(start), 14*time.Hour+24*time.Minute-time.Millisecond, 14*time.Hour+24*time.Minute+time.Millisecond)
+		drain(waits, 1)
 		g.Close()
 	})
 }
@@ -1000,7 +1072,7 @@ func TestGateGivesBackWhatDidNotLeave(t *testing.T) {
 func TestGateLeavesTheProbeToAnAppThatCanPay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: 0.2})
-		g.SetBudget(1, 10, 10)
+		g.SetBudget(1, kintone.Budget{PerDay: 10}, 10)
 		enter(t, g, 2).Leave(later(503, "", time.Millisecond)) // open for a second, the next token comes after five
 		start := time.Now()
 		poor, rich := come(t.Context(), g, 1, 1), come(t.Context(), g, 2, 1)
@@ -1146,7 +1218,7 @@ func TestGateKeepsItsCountsInAStorm(t *testing.T) {
 
 func BenchmarkGate(b *testing.B) {
 	g := kintone.NewGate(kintone.GateConfig{RequestsPerSecond: math.Inf(1)})
-	g.SetBudget(5, math.MaxInt32, 0)
+	g.SetBudget(5, kintone.Budget{PerDay: math.MaxInt32}, 0)
 	b.ReportAllocs()
 	for b.Loop() {
 		p, err := g.Enter(b.Context(), 5)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,41 +114,10 @@ func (c *Client) UpdateStatuses(ctx context.Context, app App, changes []StatusCh
 // not there, or may not be seen, are absent from the result. fields says what to ask for besides id and revision; the
 // status and its assignees only while process management is on. The error is an *Error.
 func (c *Client) RecordsByID(ctx context.Context, app App, fields Fields, ids []int64) ([]Record, error) {
-	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	var reject error
-	switch {
-	case len(ids) == 0 || len(ids) > MaxRecords:
-		reject = fmt.Errorf("%d record ids: must be 1 to %d", len(ids), MaxRecords)
-	case ids[0] < 1:
-		reject = fmt.Errorf("record id %d is below 1", ids[0])
-	}
-
-	var list strings.Builder
-	for i, id := range ids {
-		if i > 0 {
-			list.WriteByte(',')
-		}
-		list.WriteString(strconv.FormatInt(id, 10))
-	}
-	condition := fmt.Sprintf("$id in (%s) limit %d", list.String(), MaxRecords)
-	codes := fields.wanted()
-
-	query := url.Values{"app": {strconv.FormatInt(app.ID, 10)}, "query": {condition}}
-	for i, code := range codes {
-		query.Set(fmt.Sprintf("fields[%d]", i), code)
-	}
+	ids, reject := checkIDs(ids)
+	query := fmt.Sprintf("$id in (%s) limit %d", joinIDs(ids), MaxRecords)
 	var records []Record
-	err := c.do(ctx, app, request{
-		method: http.MethodGet,
-		api:    "records.json",
-		query:  query,
-		body: struct {
-			App    int64    `json:"app"`
-			Query  string   `json:"query"`
-			Fields []string `json:"fields"`
-		}{app.ID, condition, codes},
-		reject: reject,
-	}, func(body []byte) (err error) {
+	err := c.do(ctx, app, readRecords(app, query, fields.wanted(), reject), func(body []byte) (err error) {
 		records, err = decodeRecords(body, fields, ids)
 		return err
 	})
@@ -238,15 +206,15 @@ func (f Fields) wanted() []string {
 	return slices.DeleteFunc(codes, func(code string) bool { return code == "" })
 }
 
-// decodeRecords reads records, which must be among ids (sorted).
-func decodeRecords(body []byte, fields Fields, ids []int64) ([]Record, error) {
-	type user struct {
-		Code string `json:"code"`
-	}
+// recordValues is a record on the wire: the values of its fields by code.
+type recordValues map[string]struct {
+	Value json.RawMessage `json:"value"`
+}
+
+// decodeAnswer takes the records out of an answer.
+func decodeAnswer(body []byte) ([]recordValues, error) {
 	var answer struct {
-		Records []map[string]struct {
-			Value json.RawMessage `json:"value"`
-		} `json:"records"`
+		Records []recordValues `json:"records"`
 	}
 	if err := decode(body, &answer); err != nil {
 		return nil, err
@@ -254,39 +222,23 @@ func decodeRecords(body []byte, fields Fields, ids []int64) ([]Record, error) {
 	if answer.Records == nil {
 		return nil, errors.New("answer has no records")
 	}
-	records := make([]Record, 0, len(answer.Records))
-	for _, values := range answer.Records {
-		var id, revision decimal
-		var status *string
-		var assignees []user
-		var modifier *user
-		var errs []error
-		value := func(code string, into any) {
-			if raw := values[code].Value; code != "" && raw != nil {
-				errs = append(errs, json.Unmarshal(raw, into))
-			}
-		}
-		value("$id", &id)
-		value("$revision", &revision)
-		value(fields.Status, &status)
-		value(fields.Assignee, &assignees)
-		value(fields.Modifier, &modifier)
-		if err := errors.Join(errs...); err != nil {
-			return nil, fmt.Errorf("answer has a record %d that cannot be read: %w", id, err)
-		}
-		if _, asked := slices.BinarySearch(ids, int64(id)); !asked || revision < 1 {
-			return nil, fmt.Errorf("answer has a record %d of revision %d that was not asked for", id, revision)
-		}
+	return answer.Records, nil
+}
 
-		r := Record{ID: int64(id), Revision: int64(revision)}
-		if status != nil {
-			r.Status = *status
+// decodeRecords reads records, which must be among ids (sorted).
+func decodeRecords(body []byte, fields Fields, ids []int64) ([]Record, error) {
+	all, err := decodeAnswer(body)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]Record, 0, len(all))
+	for _, values := range all {
+		r, err := decodeRecord(values, fields)
+		if err != nil {
+			return nil, err
 		}
-		for _, u := range assignees {
-			r.Assignees = append(r.Assignees, u.Code)
-		}
-		if modifier != nil {
-			r.Modifier = modifier.Code
+		if _, asked := slices.BinarySearch(ids, r.ID); !asked {
+			return nil, fmt.Errorf("answer has a record %d of revision %d that was not asked for", r.ID, r.Revision)
 		}
 		records = append(records, r)
 	}
@@ -297,6 +249,46 @@ func decodeRecords(body []byte, fields Fields, ids []int64) ([]Record, error) {
 		}
 	}
 	return records, nil
+}
+
+// decodeRecord reads one record.
+func decodeRecord(values recordValues, fields Fields) (Record, error) {
+	type user struct {
+		Code string `json:"code"`
+	}
+	var id, revision decimal
+	var status *string
+	var assignees []user
+	var modifier *user
+	var errs []error
+	value := func(code string, into any) {
+		if raw := values[code].Value; code != "" && raw != nil {
+			errs = append(errs, json.Unmarshal(raw, into))
+		}
+	}
+	value("$id", &id)
+	value("$revision", &revision)
+	value(fields.Status, &status)
+	value(fields.Assignee, &assignees)
+	value(fields.Modifier, &modifier)
+	if err := errors.Join(errs...); err != nil {
+		return Record{}, fmt.Errorf("answer has a record %d that cannot be read: %w", id, err)
+	}
+	if revision < 1 {
+		return Record{}, fmt.Errorf("answer has a record %d of revision %d", id, revision)
+	}
+
+	r := Record{ID: int64(id), Revision: int64(revision)}
+	if status != nil {
+		r.Status = *status
+	}
+	for _, u := range assignees {
+		r.Assignees = append(r.Assignees, u.Code)
+	}
+	if modifier != nil {
+		r.Modifier = modifier.Code
+	}
+	return r, nil
 }
 
 // decode reads an answer of success. Its error says nothing of what is in the body: that is not ours to show.

@@ -185,7 +185,7 @@ func TestRecordsByIDOverridesLongURLs(t *testing.T) {
 
 // The longest GET has a URL of 4,096 bytes; one byte more and it is a POST.
 func TestOverrideBeginsAt4097Bytes(t *testing.T) {
-	c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Tokens: []Secret{"t"}})
+	c := newTestClient(t, Config{BaseURL: "https://sample.cybozu.com", Credentials: Credentials{Tokens: []Secret{"t"}}})
 	rest := len("https://sample.cybozu.com/k/v1/records.json?query=")
 	for length, want := range map[int]string{4096: "GET", 4097: "POST"} {
 		req, err := c.httpRequest(App{ID: 5}, request{
@@ -193,7 +193,7 @@ func TestOverrideBeginsAt4097Bytes(t *testing.T) {
 			api:    "records.json",
 			query:  url.Values{"query": {strings.Repeat("x", length-rest)}},
 			body:   struct{}{},
-		}, credentials{})
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

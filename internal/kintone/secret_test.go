@@ -17,13 +17,16 @@ func TestSecretNeverPrints(t *testing.T) {
 		ByApp  map[string]Secret
 	}
 	s := Secret(canary)
+	every := Credentials{
+		Tokens: []Secret{s}, AppTokens: map[int64][]Secret{5: {s}}, Password: s, BasicPassword: s, Certificate: s, CertificatePassword: s,
+	}
 	values := map[string]any{
-		"secret":  s,
-		"pointer": &s,
-		"slice":   []Secret{s},
-		"struct":  holder{s, []Secret{s}, map[string]Secret{"5": s}},
-		"config":  Config{Tokens: []Secret{s}, Password: s, BasicPassword: s},
-		"app":     App{ID: 5, Tokens: []Secret{s}},
+		"secret":      s,
+		"pointer":     &s,
+		"slice":       []Secret{s},
+		"struct":      holder{s, []Secret{s}, map[string]Secret{"5": s}},
+		"config":      Config{Credentials: every, Proxy: "http://proxy:" + s + "@proxy.example.com:8080"},
+		"credentials": every,
 	}
 	for name, v := range values {
 		// %d and %t are wrong verbs for a string: fmt's complaint would quote it.

@@ -24,6 +24,9 @@ type Fields struct {
 
 	// Types maps the code of every top-level field to its type. The fields in a table are not in it.
 	Types map[string]string
+
+	// InTables maps the code of every field in a table to the code of the table. Nil if there is none.
+	InTables map[string]string
 }
 
 // Process is an app's process management as it is in force.
@@ -118,11 +121,22 @@ func (c *Client) FormFields(ctx context.Context, app App) (Fields, error) {
 // Process reads the app's process management: GET app/status.json. The names are those that the executing user must
 // send (docs/kintone.md 3). The error is an *Error.
 func (c *Client) Process(ctx context.Context, app App) (*Process, error) {
+	return c.ProcessIn(ctx, app, "user")
+}
+
+// ProcessIn is Process with the names of a language: ja, en, zh, "user" for that of the executing user, or "default". It
+// is for telling people what an action is called in theirs; what is sent has to be in that of the executing user.
+func (c *Client) ProcessIn(ctx context.Context, app App, lang string) (*Process, error) {
+	var reject error
+	if lang == "" {
+		reject = errors.New("no language")
+	}
 	var process *Process
 	err := c.do(ctx, app, request{
 		method: http.MethodGet,
 		api:    "app/status.json",
-		query:  url.Values{"app": {strconv.FormatInt(app.ID, 10)}, "lang": {"user"}},
+		query:  url.Values{"app": {strconv.FormatInt(app.ID, 10)}, "lang": {lang}},
+		reject: reject,
 	}, func(body []byte) (err error) {
 		process, err = decodeProcess(body)
 		return err
@@ -217,8 +231,9 @@ func (p *Process) First() string {
 func decodeFields(body []byte) (Fields, error) {
 	var answer struct {
 		Properties map[string]struct {
-			Type    string          `json:"type"`
-			Enabled json.RawMessage `json:"enabled"`
+			Type    string                     `json:"type"`
+			Enabled json.RawMessage            `json:"enabled"`
+			Fields  map[string]json.RawMessage `json:"fields"` // of a table
 		} `json:"properties"`
 	}
 	if err := decode(body, &answer); err != nil {
@@ -240,6 +255,13 @@ func decodeFields(body []byte) (Fields, error) {
 			fields.Modifier = code
 		case "RECORD_NUMBER":
 			fields.RecordNumber = code
+		case "SUBTABLE":
+			for inner := range p.Fields {
+				if fields.InTables == nil {
+					fields.InTables = make(map[string]string)
+				}
+				fields.InTables[inner] = code
+			}
 		}
 	}
 	return fields, nil

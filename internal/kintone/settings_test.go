@@ -17,7 +17,8 @@ func TestFormFields(t *testing.T) {
 	got, err := s.FormFields(t.Context(), App{ID: 5})
 	want := Fields{Status: "状态", Assignee: "执行者", Modifier: "更新人", RecordNumber: "记录编号", Enabled: true,
 		Types: map[string]string{"状态": "STATUS", "执行者": "STATUS_ASSIGNEE", "更新人": "MODIFIER", "记录编号": "RECORD_NUMBER",
-			"code": "SINGLE_LINE_TEXT", "表": "SUBTABLE"}}
+			"code": "SINGLE_LINE_TEXT", "表": "SUBTABLE"},
+		InTables: map[string]string{"内": "表"}}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("FormFields returned %+v, %v; want %+v", got, err, want)
 	}
@@ -129,6 +130,23 @@ func TestProcessDoubtsAnAnswerThatDoesNotFit(t *testing.T) {
 		if e := failure(t, err); p != nil || e.Status != 200 || e.MayHaveActed {
 			t.Errorf("%s: %+v, %v; want an error", name, p, e)
 		}
+	}
+}
+
+// What an action is called in other languages is asked for by name (S-get); the names of Process are those to send.
+func TestProcessIn(t *testing.T) {
+	for _, lang := range []string{"ja", "en", "zh", "user", "default"} {
+		s := newSite(t, answers(200, processAnswer))
+		if _, err := s.ProcessIn(t.Context(), App{ID: 5}, lang); err != nil {
+			t.Fatal(err)
+		}
+		if uri := s.only(t).uri; uri != "/k/v1/app/status.json?app=5&lang="+lang {
+			t.Errorf("in %s it asked %s", lang, uri)
+		}
+	}
+	s := newSite(t, answers(200, processAnswer))
+	if _, err := s.ProcessIn(t.Context(), App{ID: 5}, ""); !failure(t, err).NotSent {
+		t.Errorf("no language gave %v, want a refusal before it is sent", err)
 	}
 }
 

@@ -67,30 +67,25 @@ func (q *Queue) Campaign(ctx context.Context, name string) (Campaign, error) {
 	return c, nil
 }
 
-// Campaigns gives all campaigns of a site, or of all sites with "", as they were changed last.
+// Campaigns gives all campaigns of a site, or of all sites with "", as they were changed last. One that cannot be read is
+// an error of its own, after which the others come.
 func (q *Queue) Campaigns(ctx context.Context, site string) iter.Seq2[Campaign, error] {
 	return func(yield func(Campaign, error) bool) {
 		bucket := q.bucket("campaigns")
 		for m, err := range q.scan(ctx, "KV_"+bucket, "$KV."+bucket+".*") {
-			if err == nil && m.gone() {
-				continue
-			}
-			var c Campaign
-			if err == nil {
-				err = decode(m.stored, &c)
-			}
 			if err != nil {
 				yield(Campaign{}, fmt.Errorf("read campaigns: %w", err))
 				return
 			}
-			if (site == "" || c.Site == site) && !yield(c, nil) {
+			if !yieldCampaign(m.stored, site, yield) {
 				return
 			}
 		}
 	}
 }
 
-// WatchCampaigns gives all campaigns of a site as they are, and then each that changes, until ctx ends.
+// WatchCampaigns gives all campaigns of a site as they are, and then each that changes, until ctx ends. One that cannot be
+// read is an error of its own, after which the others come.
 func (q *Queue) WatchCampaigns(ctx context.Context, site string) iter.Seq2[Campaign, error] {
 	return func(yield func(Campaign, error) bool) {
 		bucket := q.bucket("campaigns")
@@ -98,22 +93,33 @@ func (q *Queue) WatchCampaigns(ctx context.Context, site string) iter.Seq2[Campa
 		defer r.abandon()
 		for {
 			m, err := r.next(ctx)
-			if err == nil && m.gone() {
-				continue
-			}
-			var c Campaign
-			if err == nil {
-				err = decode(m.stored, &c)
-			}
 			if err != nil {
 				yield(Campaign{}, fmt.Errorf("watch campaigns: %w", err))
 				return
 			}
-			if c.Site == site && !yield(c, nil) {
+			if !yieldCampaign(m.stored, site, yield) {
 				return
 			}
 		}
 	}
+}
+
+// yieldCampaign hands out a campaign if it is of the site, and reports whether to go on.
+func yieldCampaign(m stored, site string, yield func(Campaign, error) bool) bool {
+	if m.gone() {
+		return true
+	}
+	var of struct {
+		Site string `json:"site"`
+	}
+	if err := json.Unmarshal(m.Data, &of); err == nil && site != "" && of.Site != site {
+		return true // whatever its form
+	}
+	var c Campaign
+	if err := decode(m, &c); err != nil {
+		return yield(Campaign{Site: of.Site}, fmt.Errorf("campaign in %s: %w", m.Subject, err))
+	}
+	return yield(c, nil)
 }
 
 // Pause stops the sending for a site or an app.

@@ -60,6 +60,10 @@ func newKintone(t *testing.T, rng *rand.Rand) *kintone {
 	k.sim.AddUser("sato", "pw")
 	k.sim.AddApp(simulator.App{
 		ID: app, Name: "Orders", Records: 60_000, Tokens: []simulator.Token{simulator.ViewToken(token)}, Process: simulator.Workflow(),
+		Fields: []simulator.Field{
+			{Code: "code", Type: "SINGLE_LINE_TEXT", Default: func(r int64) string { return fmt.Sprintf("C-%d", r) }},
+			{Code: "family", Type: "SINGLE_LINE_TEXT", Default: func(r int64) string { return fmt.Sprintf("F-%d", r/family) }},
+		},
 	})
 	k.sim.SetFault(k.fault)
 	k.server = httptest.NewServer(k)

@@ -55,6 +55,7 @@ type death struct {
 type published struct {
 	queue.Job
 	class class
+	wire  bool // it is published with its key alone: only the test knows its record
 }
 
 // class says what a job is for.
@@ -65,7 +66,12 @@ const (
 	doomed               // no such action, or no such record: it has to die
 	touched              // somebody may edit, move or delete its record meanwhile: anything, but the truth
 	waiting              // its record is not ready: it waits, or dies and is sent again
+	parent               // it means all records of a family, and has to become a job for each
+	child                // one of those: it is not published, and touched for the rest
 )
+
+// family is how many records have the same value in the field of that name.
+const family = 3
 
 func newSite(t *testing.T, name string, rng *rand.Rand, lateWindow string) *site {
 	t.Helper()
@@ -180,13 +186,38 @@ func (s *site) fresh() int64 {
 	return s.record - 1
 }
 
+// keyed makes a job name its record by its key.
+func keyed(p *published) {
+	p.Key, p.wire = &queue.Key{Field: "code", Value: fmt.Sprintf("C-%d", p.Record)}, true
+}
+
+// breed makes a job for a family, and notes the jobs that are to come of it.
+func (s *site) breed() {
+	for s.record%family != 0 {
+		s.record++
+	}
+	first := s.record
+	s.record += family
+	p := s.add(parent, 0, "Start")
+	p.Key, p.Match = &queue.Key{Field: "family", Value: fmt.Sprintf("F-%d", first/family)}, queue.MatchAll
+	for r := first; r < s.record; r++ {
+		s.add(child, r, "Start").ID = queue.ChildID(p.ID, r)
+	}
+}
+
 // batch makes jobs of all kinds.
 func (s *site) batch() {
 	turns := [...]string{"Start", "Approve", "Reopen"}
 	for range 20 + s.rng.IntN(30) {
 		n := s.rng.IntN(chains)
-		s.add(chained, int64(n+1), turns[s.chain[n]%len(turns)])
+		j := s.add(chained, int64(n+1), turns[s.chain[n]%len(turns)])
 		s.chain[n]++
+		if s.rng.IntN(3) == 0 {
+			keyed(j)
+		}
+	}
+	if s.rng.IntN(2) == 0 {
+		s.breed()
 	}
 	for range 1 + s.rng.IntN(3) {
 		s.add(touched, s.fresh(), "Start")
@@ -218,7 +249,14 @@ func (s *site) publish(p *process) {
 	defer done()
 	jobs := make([]queue.Job, 0, len(s.jobs)-s.told)
 	for _, j := range s.jobs[s.told:] {
-		jobs = append(jobs, j.Job)
+		if j.class == child {
+			continue
+		}
+		wire := j.Job
+		if j.wire {
+			wire.Record = 0
+		}
+		jobs = append(jobs, wire)
 	}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	defer cancel()
@@ -244,9 +282,15 @@ func (s *site) publish(p *process) {
 func (s *site) file() string {
 	s.t.Helper()
 	var b strings.Builder
-	b.WriteString("job,record,action\n")
+	b.WriteString("job,record,key_field,key_value,match,action\n")
 	for _, j := range s.jobs[s.told:] {
-		fmt.Fprintf(&b, "%s,%d,%s\n", j.ID, j.Record, j.Action)
+		switch {
+		case j.class == child:
+		case j.Key != nil:
+			fmt.Fprintf(&b, "%s,,%s,%s,%s,%s\n", j.ID, j.Key.Field, j.Key.Value, j.Match, j.Action)
+		default:
+			fmt.Fprintf(&b, "%s,%d,,,,%s\n", j.ID, j.Record, j.Action)
+		}
 	}
 	path := filepath.Join(s.dir, fmt.Sprintf("jobs-%d.csv", s.told))
 	programs.WriteFile(s.t, path, b.String())
@@ -458,6 +502,8 @@ func (s *site) check(p *process) tally {
 		switch {
 		case j.class == chained && last.Outcome != queue.Applied:
 			wrong("job %s on record %d, which nobody else touches, ended %s: %s %s %s", j.ID, j.Record, last.Outcome, last.Reason, last.Code, last.Message)
+		case j.class == parent && (last.Outcome != queue.Matched || last.Matches != family):
+			wrong("job %s, for a family of %d, ended %s with %d", j.ID, family, last.Outcome, last.Matches)
 		case j.class == doomed && last.Outcome != queue.Dead:
 			wrong("job %s, which cannot be done, ended %s", j.ID, last.Outcome)
 		}
