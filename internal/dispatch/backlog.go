@@ -150,6 +150,32 @@ func (b *backlog) barrier() uint64 {
 	return math.MaxUint64
 }
 
+// underWay reports whether a job of the same id has not ended yet: in the line of a record, or of the key that it names.
+// It has to be of the same campaign, or be looked for by its id alone: who follows another one does not hear of its end.
+func (b *backlog) underWay(j queue.Job, record int64) bool {
+	lines := []int64{record}
+	if j.Key != nil {
+		if line, ok := b.lines[*j.Key]; ok {
+			lines = append(lines, line)
+		}
+	}
+	for _, line := range lines {
+		for _, t := range b.chains[line] {
+			if t.id != j.ID || t.state == stateDeciding && t.record == 0 {
+				continue
+			}
+			campaign := t.campaign
+			if t.job != nil {
+				campaign = t.job.Campaign
+			}
+			if j.Campaign == "" || j.Campaign == campaign {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // bind gives a task the record that its key has found, and its place among the jobs of that record.
 func (b *backlog) bind(t *task, record int64) {
 	b.leave(t)

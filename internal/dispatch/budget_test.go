@@ -71,6 +71,12 @@ func TestABudgetThatWarnsStopsNothing(t *testing.T) {
 		wk := w.start("worker")
 		for n := range 12 {
 			w.publish(job(int64(n+1), "Start"))
+			if n == 11 {
+				time.Sleep(time.Minute)
+				if s := wk.owner.Status().Lanes[0]; s.State != "running" || s.Why != ReasonBudgetPaced || time.Until(s.Until) <= 0 || time.Until(s.Until) > longestStretch {
+					t.Errorf("a lane that gathers jobs says %+v", s)
+				}
+			}
 			w.settle(n+1, 15*time.Minute) // ten minutes at most, for the sake of the budget
 		}
 		if b := wk.gate.Budget(testApp); b.Spent <= 10 || !b.Exhausted() {

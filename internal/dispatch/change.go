@@ -639,6 +639,9 @@ func (l *lane) act(m move, now time.Time) error {
 			g.c.Text = "what is wanted cannot be read"
 			return l.endChange(move{actFail, ChangeRefused, queue.LeftAsItWas}, now)
 		}
+		if g.seen.preview != nil { // as it was found: nobody has touched it
+			want = want.For(g.seen.preview)
+		}
 		want.App, want.Revision = 0, g.c.Preview
 		l.askChange("put", func(ctx context.Context, app kintone.App, a *changeAnswer) (err error) {
 			a.revision, err = l.client.UpdateProcessSettings(ctx, app, want)

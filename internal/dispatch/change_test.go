@@ -1,8 +1,11 @@
 package dispatch
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -315,15 +318,50 @@ func TestSettingsAreAppliedUnderLoad(t *testing.T) {
 	})
 }
 
-// kintone gives a first status without an assignee the creator of the record (docs/kintone.md 3): that is said, and is no
-// reason to take it for somebody else's.
+// kintone gives a first status without an assignee the creator of the record (docs/kintone.md 3). What is left out stays, so
+// what was there is said.
+func TestAnAssigneeThatIsLeftOutStays(t *testing.T) {
+	inSettingsWorld(t, 10, func(w *world) {
+		w.start("one")
+		w.settleIn()
+		w.begin(wish("c1", `{"states":{"Not started":{"index":0},"In progress":{"index":1},"Completed":{"index":2},"Filed":{"name":"Filed","index":3}}}`))
+		w.mustEnd(w.ended("c1", time.Minute), queue.ChangeDone, "", queue.LeftInForce)
+		if first := w.settings().Live.States[0]; len(first.Entities) != 0 {
+			w.t.Errorf("the first status is %+v now, and had no assignee before", first)
+		}
+	})
+}
+
+// What kintone makes of a change otherwise than it was written is said, and is no reason to take it for somebody else's.
 func TestWhatKintoneMakesOfAChangeIsSaid(t *testing.T) {
 	inSettingsWorld(t, 10, func(w *world) {
+		w.transport = forgetful{w.transport}
 		w.start("one")
 		w.settleIn()
 		w.begin(wish("c1", `{"states":{"Not started":{"index":0},"In progress":{"index":1},"Completed":{"index":2},"Filed":{"name":"Filed","index":3}}}`))
 		w.mustEnd(w.ended("c1", time.Minute), queue.ChangeDone, ChangeNormalized, queue.LeftInForce)
 	})
+}
+
+// forgetful loses what a change says of the first status's assignee, so that kintone puts the creator in.
+type forgetful struct{ http.RoundTripper }
+
+func (f forgetful) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method != http.MethodPut || !strings.HasSuffix(r.URL.Path, "preview/app/status.json") {
+		return f.RoundTripper.RoundTrip(r)
+	}
+	var body map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+		return nil, err
+	}
+	delete(body["states"].(map[string]any)["Not started"].(map[string]any), "assignee")
+	changed, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	again := r.Clone(r.Context())
+	again.Body, again.ContentLength = io.NopCloser(bytes.NewReader(changed)), int64(len(changed))
+	return f.RoundTripper.RoundTrip(again)
 }
 
 // A job whose action the change brings waits for it, and does not die of the settings from before.

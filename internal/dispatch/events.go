@@ -56,7 +56,8 @@ type LaneStatus struct {
 	Why           string    `json:"why,omitempty"`
 	Detail        string    `json:"detail,omitempty"`
 	Since         time.Time `json:"since,omitzero"`
-	Backlog       uint64    `json:"backlog"` // jobs in the log that are not settled or parked
+	Until         time.Time `json:"until,omitzero"` // when what keeps a running lane waiting is over
+	Backlog       uint64    `json:"backlog"`        // jobs in the log that are not settled or parked
 	Ready         int       `json:"ready"`
 	InFlight      int       `json:"inflight"` // jobs in slots
 	Slots         int       `json:"slots"`

@@ -233,9 +233,9 @@ func (l *lane) found(t *task, f *finds, met conditions, now time.Time) (finding,
 	}
 	r := &f.records[0]
 	line := t.record
-	l.backlog.bind(t, r.ID)
+	l.bind(t, r.ID)
 	for _, o := range l.backlog.next(line) {
-		l.backlog.bind(o, r.ID) // the same key, one line
+		l.bind(o, r.ID) // the same key, one line
 	}
 	l.strand(line)
 	if l.backlog.isHead(t) && !f.unread && !l.touched[r.ID] {
@@ -246,6 +246,12 @@ func (l *lane) found(t *task, f *finds, met conditions, now time.Time) (finding,
 	// Its record may have been read before another request of ours changed it.
 	l.strand(r.ID)
 	return finding{}, nil
+}
+
+// bind gives a job its record.
+func (l *lane) bind(t *task, record int64) {
+	l.backlog.bind(t, record)
+	l.known.amend(t.id, record)
 }
 
 // multiply makes a job for each record of a page, in one atomic batch with what becomes of the job that they are made of:
@@ -289,7 +295,7 @@ func (l *lane) multiply(t *task, f *finds, now time.Time) error {
 		set.Park = append(set.Park, &queue.Parked{Job: *t.job, Seq: t.seq, Due: now.UTC(), Reason: ReasonMatched, Epoch: l.epoch,
 			Attempts: t.attempts, Matches: t.matches, After: t.after})
 	} else {
-		set.Results = append(set.Results, queue.Result{Seq: t.seq, Job: t.id, Outcome: queue.Matched, Matches: t.matches,
+		set.Results = append(set.Results, queue.Result{Seq: t.seq, Job: t.id, Outcome: queue.Matched, Matches: t.matches, Key: t.job.Key,
 			Ref: t.job.Ref, Campaign: t.job.Campaign, At: now.UTC(), Attempts: t.attempts})
 		if t.parked > 0 {
 			set.Unpark = append(set.Unpark, queue.ParkedRef{Record: t.home, Job: t.id, At: t.parked})

@@ -70,6 +70,22 @@ func (s *ids) remember(id string, record int64) {
 	shard.put(e)
 }
 
+// amend gives an id that was remembered without a record the one that its key has found.
+func (s *ids) amend(id string, record int64) {
+	shard, f := s.locate(id)
+	if len(shard.entries) == 0 || record < 1 || record >= farRecord-1 {
+		return
+	}
+	for i := shard.home(f); shard.entries[i].record != 0; i = shard.next(i) {
+		if shard.entries[i].id == f {
+			if shard.entries[i].record == 1 { // record 0
+				shard.entries[i].record = uint32(record + 1)
+			}
+			return
+		}
+	}
+}
+
 // usedFor reports whether an id was remembered, and for which record.
 func (s *ids) usedFor(id string) (record int64, used bool) {
 	if id == "" {

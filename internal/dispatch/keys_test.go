@@ -287,6 +287,42 @@ func TestJobsWithKeysAreDuplicatesByTheirID(t *testing.T) {
 	})
 }
 
+// A job that is sent again while the first is still to come is told so: whoever waits for it waits for the first.
+func TestADuplicateOfAJobThatHasNotEndedSaysSo(t *testing.T) {
+	inWorldOf(t, keyed(1300), func(w *world) {
+		later := job(2, "Start")
+		later.ID, later.NotBefore, later.Campaign = "later", time.Now().Add(2*time.Hour), "m"
+		missing := byKey("missing", "code", "C-9999", "", "Start")
+		missing.NotBefore = time.Now().Add(2 * time.Hour)
+		done := byKey("done", "code", "C-7", "", "Start")
+		w.publish(later, missing, done)
+		wk := w.start("one")
+		w.settle(1, time.Minute)
+		w.crash(wk)
+		time.Sleep(15 * time.Minute) // NATS has forgotten the ids
+		wk = w.start("two")
+		other := later
+		other.Campaign = "another"
+		w.publish(later, missing, done)
+		time.Sleep(15 * time.Minute)
+		w.publish(other)
+		time.Sleep(time.Minute)
+		told := make(map[string]int)
+		for r, err := range w.queue.Results(w.t.Context(), queue.ResultFilter{Site: "main"}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			told[fmt.Sprint(r.Job, " ", r.Outcome, " ", r.Reason)]++
+		}
+		w.end(wk)
+		for _, want := range []string{"later duplicate under_way", "later duplicate ", "missing duplicate under_way", "done duplicate ", "done applied "} {
+			if told[want] != 1 {
+				t.Errorf("%q was told %d times: %v", want, told[want], told)
+			}
+		}
+	})
+}
+
 // kintone refuses a question for one key's sake, or does not answer it: the others are found all the same.
 func TestOneBadKeyDoesNotSpoilTheQuestion(t *testing.T) {
 	inWorldOf(t, keyed(400), func(w *world) {

@@ -488,7 +488,11 @@ func (l *lane) take(e queue.Entry) {
 		// Its end needs no turn: nothing is done for it.
 		l.backlog.add(t)
 		if record == j.Record || j.Record == 0 || record == 0 { // a key names what was not known then, or is not known now
-			l.decide(verdict{task: t, outcome: queue.Duplicate})
+			v := verdict{task: t, outcome: queue.Duplicate}
+			if l.backlog.underWay(j, record) {
+				v.reason = ReasonUnderWay
+			}
+			l.decide(v)
 			return
 		}
 		// Another job under the same name. Its letter is named by its place, not to take the place of the other's.
@@ -622,6 +626,8 @@ func (l *lane) publish() {
 		s.State, s.Why, s.Detail, s.Since = "halted", ReasonBudgetSpent, "until 00:00 UTC", l.broke
 	case l.change.on():
 		s.State, s.Why, s.Detail, s.Since = "changing", ReasonSettingsChange, string(l.change.c.Stage), l.change.c.Since
+	case l.paced(time.Now()) && l.backlog.ready()+l.backlog.readable()+len(l.backlog.toFind) > 0:
+		s.Why, s.Until = ReasonBudgetPaced, l.leftAt.Add(stretch(l.gate.Budget(l.app.ID), time.Now()))
 	}
 	for _, f := range l.flights {
 		if f != nil {

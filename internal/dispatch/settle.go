@@ -114,6 +114,9 @@ func (l *lane) settlement(request string, verdicts []verdict) *queue.Settlement 
 			Reason: v.reason, Code: v.code, Message: v.message, Ref: t.job.Ref, Parent: t.parent,
 			Campaign: t.job.Campaign, At: now, Attempts: t.attempts,
 		}
+		if t.unbound() {
+			r.Key = t.job.Key
+		}
 		if (v.outcome == queue.Dead || v.outcome == queue.Unknown) && !v.resolved {
 			set.Dead = append(set.Dead, &queue.DeadLetter{
 				Job: *t.job, Raw: v.raw, Site: l.site, App: l.app.ID, Seq: t.seq, Outcome: v.outcome,

@@ -124,6 +124,9 @@ func newStorm(t *testing.T, seed uint64, sum *tally) *storm {
 			return string(rune('A' + record%5))
 		}}, {Code: "code", Type: "SINGLE_LINE_TEXT", Default: func(record int64) string { return fmt.Sprintf("C-%d", record) }}},
 	}
+	if chance(s.rng(9), 75) {
+		app.HiddenFields = []string{"Kind"} // so that nobody can ask which records satisfy the condition
+	}
 	s.world = newWorld(t, app)
 	s.apps[testApp] = cfg
 	s.discover = time.Minute

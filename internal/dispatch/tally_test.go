@@ -34,6 +34,8 @@ var floors = []struct {
 	{"crash", 100},
 	{"late ledger write", 2},
 	{"republished in the window", 300},
+	{"jobs with a key", 500},
+	{"dead of " + ReasonConditionUnmet, 15},
 	{"outcome duplicate", 100},
 	{"outcome applied", 2500},
 	{"outcome already", 300},

@@ -24,7 +24,7 @@ import (
 // Prober asks kintone what its documentation leaves open (docs/kintone.md 7). It may send what nothing else here sends: a
 // record named twice, two copies at a time, a request that is cut off. In return it knows only the apps that it was made
 // for and the few calls of probeCalls, refuses everything else before it is sent, and makes no more requests than it was
-// allowed, but for the deletion of what it has made.
+// allowed. Deletions are not counted against that: what it has made may be taken away in any case.
 //
 // It passes no gate: some questions are about what happens when requests meet.
 type Prober struct {
@@ -35,6 +35,7 @@ type Prober struct {
 
 	mu      sync.Mutex // guards what follows, and that saw hears one exchange at a time; never held while waiting
 	sent    int
+	deleted int // of sent, those that were deletions
 	refused int
 }
 
@@ -45,7 +46,7 @@ var probeCalls = []string{
 	"POST preview/app/deploy.json",
 }
 
-// Prober returns a prober for some apps that makes at most so many requests. saw is told of every request that was made,
+// Prober returns a prober for some apps that makes at most so many requests besides deletions. saw is told of every request that was made,
 // one at a time, when it has ended.
 func (c *Client) Prober(most int, saw func(Exchange), apps ...App) *Prober {
 	return &Prober{client: c, apps: apps, most: most, saw: saw}
@@ -116,9 +117,13 @@ func (p *Prober) Ask(ctx context.Context, app int64, a Attempt) Exchange {
 		return refuse(err)
 	}
 	p.mu.Lock()
-	spent := p.sent >= p.most && a.Method != http.MethodDelete // what was made may be taken away in any case
+	deletes := a.Method == http.MethodDelete
+	spent := !deletes && p.sent-p.deleted >= p.most
 	if !spent {
 		p.sent++
+	}
+	if deletes {
+		p.deleted++
 	}
 	p.mu.Unlock()
 	if spent {

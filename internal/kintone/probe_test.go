@@ -102,17 +102,26 @@ func TestProberKeepsToItsApps(t *testing.T) {
 	}
 }
 
+// Deletions are neither counted against the bound nor kept by it: what was made may be taken away in any case.
 func TestProberStopsAtItsMost(t *testing.T) {
 	l := new(listener)
 	p, _ := probing(t, l, 2)
+	remove := func(when string) {
+		t.Helper()
+		if x := p.Ask(t.Context(), 5, kintone.Attempt{Method: "DELETE", API: "records.json", Query: url.Values{"app": {"5"}, "ids[0]": {"1"}}}); x.Err != nil {
+			t.Errorf("a deletion %s: %v", when, x.Err)
+		}
+	}
+	remove("at first")
 	for i := range 4 {
 		x := p.Ask(t.Context(), 5, kintone.Attempt{Method: "GET", API: "app/status.json", Query: url.Values{"app": {"5"}}})
 		if (x.Err == nil) != (i < 2) {
 			t.Errorf("request %d: %v", i+1, x.Err)
 		}
 	}
-	if l.heard() != 2 {
-		t.Errorf("%d requests were made, want the 2 that were allowed", l.heard())
+	remove("behind the bound")
+	if sent, _ := p.Counts(); l.heard() != 4 || sent != 4 {
+		t.Errorf("%d requests were made and %d counted, want the 2 that were allowed and 2 deletions", l.heard(), sent)
 	}
 }
 

@@ -89,6 +89,7 @@ type Result struct {
 	Code     string    `json:"code,omitempty"`     // kintone's
 	Message  string    `json:"message,omitempty"`  // kintone's, or an operator's
 	Ref      string    `json:"ref,omitempty"`
+	Key      *Key      `json:"key,omitempty"`     // of a job that ended without a record of its own
 	Parent   string    `json:"parent,omitempty"`  // the job that this one was made of, when its key found the record
 	Matches  int       `json:"matches,omitempty"` // of one that ended as Matched: how many jobs were made of it
 	Campaign string    `json:"-"`                 // in the ledger it stands once for many results, as do the next three

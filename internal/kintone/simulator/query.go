@@ -450,7 +450,9 @@ func (p *parser) field() appField {
 		p.fail(refuse("GAIA_IR02", t.text))
 		return idField
 	}
-	if !ok {
+	// What becomes of a field that the caller may not view is not recorded; here it is not there for him. The condition
+	// of an action is nobody's question.
+	if hidden := p.by.login != "" && slices.Contains(p.a.HiddenFields, t.text); !ok || hidden {
 		p.fail(refuse("GAIA_IQ11", t.text))
 		return idField
 	}

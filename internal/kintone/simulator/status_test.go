@@ -3,6 +3,7 @@ package simulator_test
 import (
 	"errors"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -363,6 +364,19 @@ func TestHiddenFieldForbidsActions(t *testing.T) {
 	if a := get(t, k, "/k/v1/record.json?app=5&id=1"); strings.Contains(a.body, "Assignee") || !strings.Contains(a.body, "Not started") {
 		t.Errorf("record is %s, want all but the assignee", a.body)
 	}
+}
+
+// Not recorded; the stricter reading: who may not view a field cannot ask for records by it, and the action that has it
+// in its condition is for them all the same.
+func TestHiddenFieldsAreNotForQueries(t *testing.T) {
+	p := simulator.Workflow()
+	p.Actions[0].FilterCond = `Kind = "A"`
+	k := newKintone(t, simulator.App{Process: p, HiddenFields: []string{"Kind"}, Fields: []simulator.Field{
+		{Code: "Kind", Type: "SINGLE_LINE_TEXT", Default: func(r int64) string { return string(rune('A' + r - 1)) }},
+	}})
+	wantRefusal(t, get(t, k, "/k/v1/records.json?app=5&query="+url.QueryEscape(`Kind = "A"`)), 400, "GAIA_IQ11")
+	wantRefusal(t, putOne(t, k, `{"app":5,"id":2,"action":"Start"}`), 400, "GAIA_IL03")
+	wantOK(t, putOne(t, k, `{"app":5,"id":1,"action":"Start"}`))
 }
 
 // docs/kintone.md 3, Action names and language: a user has to use the names in his language, a token the untranslated.
