@@ -22,10 +22,11 @@ type deadFilter struct {
 	Record   int64   `placeholder:"ID" help:"Only of this record."`
 	Code     string  `placeholder:"CODE" help:"Only with this error code of kintone."`
 	Request  givenID `placeholder:"ID" help:"Only of this request, with an unknown outcome: its jobs share one fate."`
+	Parent   givenID `placeholder:"JOB" help:"Only of the jobs that were made of this one, whose key matched several records."`
 }
 
 func (f deadFilter) of(site string) queue.DeadFilter {
-	return queue.DeadFilter{Site: site, App: f.App, Campaign: string(f.Campaign), Record: f.Record, Code: f.Code, Request: string(f.Request)}
+	return queue.DeadFilter{Site: site, App: f.App, Campaign: string(f.Campaign), Record: f.Record, Code: f.Code, Request: string(f.Request), Parent: string(f.Parent)}
 }
 
 // deadLetter is a dead letter for scripts.
@@ -35,6 +36,9 @@ type deadLetter struct {
 	App      id            `json:"app"`
 	Record   id            `json:"record,omitempty"`
 	Job      string        `json:"job"`
+	Key      *queue.Key    `json:"key,omitempty"`
+	Match    string        `json:"match,omitempty"`
+	Parent   string        `json:"parent,omitempty"` // the job that this one was made of
 	Campaign string        `json:"campaign,omitempty"`
 	Action   string        `json:"action,omitempty"`
 	Assignee string        `json:"assignee,omitempty"`
@@ -63,7 +67,7 @@ type evidence struct {
 
 func letterOf(d queue.DeadLetter) deadLetter {
 	out := deadLetter{
-		head: of("dead"), Site: d.Site, App: id(d.App), Record: id(d.Job.Record), Job: d.Job.ID, Campaign: d.Job.Campaign,
+		head: of("dead"), Site: d.Site, App: id(d.App), Record: id(d.Job.Record), Job: d.Job.ID, Key: d.Job.Key, Match: d.Job.Match, Parent: d.Parent, Campaign: d.Job.Campaign,
 		Action: d.Job.Action, Assignee: d.Job.Assignee, By: d.Job.By, Ref: d.Job.Ref, Seq: id(d.Seq), Outcome: d.Outcome,
 		Reason: d.Reason, Code: d.Code, Message: d.Message, Died: utc(d.Died), Attempts: []attempt{}, Raw: string(d.Raw),
 	}
@@ -146,11 +150,7 @@ func deadGrid() grid {
 }
 
 func (g grid) addLetter(d queue.DeadLetter) {
-	record := "-"
-	if d.Job.Record > 0 {
-		record = strconv.FormatInt(d.Job.Record, 10)
-	}
-	g.add(d.App, record, d.Job.ID, orDash(d.Job.Action), orDash(d.Reason), orDash(d.Code), tries(d.Attempts), local(d.Died))
+	g.add(d.App, recordOrKey(d.Job.Record, d.Job.Key), d.Job.ID, orDash(d.Job.Action), orDash(d.Reason), orDash(d.Code), tries(d.Attempts), local(d.Died))
 }
 
 type deadShowCmd struct {
@@ -187,9 +187,24 @@ func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
 		}
 	}
 	if n == 0 {
-		return fmt.Errorf("no dead letter of job %s", c.Job)
+		return noLetter(ctx, q, e.Site, c.Job)
 	}
 	return nil
+}
+
+// noLetter says that a job has no dead letter, and whether the jobs that were made of it have.
+func noLetter(ctx context.Context, q *queue.Queue, site string, job givenID) error {
+	made := 0
+	for _, err := range q.Dead(ctx, queue.DeadFilter{Site: site, Parent: string(job)}) {
+		if err != nil {
+			break // it only would have been a hint
+		}
+		made++
+	}
+	if made == 0 {
+		return fmt.Errorf("no dead letter of job %s", job)
+	}
+	return fmt.Errorf("no dead letter of job %[1]s itself, but %[2]s of the jobs that were made of it: choose them by --parent %[1]s", job, count(made, "letter"))
 }
 
 func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) error {
@@ -205,6 +220,8 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) 
 	g.addFact(whose(d), strings.TrimSpace(d.Code+" "+d.Message))
 	g.addNumber("app", d.App)
 	g.addNumber("record", d.Job.Record)
+	g.addKey(d.Job.Key, d.Job.Match)
+	g.addFact("made of", d.Parent)
 	g.addFact("action", d.Job.Action)
 	g.addFact("assignee", d.Job.Assignee)
 	g.addNumber("revision", max(0, d.Job.Revision))
@@ -230,7 +247,7 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) 
 // whose says who spoke of a death: kintone, which gives a code, or the worker.
 func whose(d queue.DeadLetter) string {
 	switch d.Reason {
-	case "undecodable", "expired", "key_unsupported", "outcome_unknown": // never sent, or nobody's word
+	case "undecodable", "expired", "outcome_unknown": // never sent, or nobody's word
 		return "message"
 	}
 	if d.Code == "" {
@@ -374,7 +391,7 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	}
 	for _, job := range c.Jobs {
 		if !found[string(job)] {
-			return fmt.Errorf("no dead letter of job %s; nothing was done", job)
+			return fmt.Errorf("%w; nothing was done", noLetter(ctx, q, e.Site, job))
 		}
 	}
 	out.Refused = len(unfit)

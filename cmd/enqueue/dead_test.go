@@ -209,10 +209,10 @@ func TestWhatWasResolvedIsCounted(t *testing.T) {
 	enqueue(t, "watch", "c").want(t, exitUnknown, []string{"3  unknown"}, nil)
 	enqueue(t, "dead", "resolve", "u1", "--applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
 	enqueue(t, "dead", "resolve", "u2", "--not-applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
-	enqueue(t, "watch", "c").want(t, exitUnknown, []string{"1  applied", "1  dead", "1  unknown", "1  resolved_not_applied"}, nil)
+	enqueue(t, "watch", "c").want(t, exitUnknown, []string{"1  applied", "1  dead", "1  unknown", "1  resolved_not_applied"}, []string{"see them with: enqueue dead ls --campaign c"})
 	enqueue(t, "results", "c").want(t, exitDone, []string{"applied         -  resolved ", "dead            -  resolved_not_applied "}, nil)
 	enqueue(t, "dead", "resolve", "u3", "--applied", "--reason", "seen", "--yes").want(t, exitDone, nil, nil)
-	enqueue(t, "watch", "c").want(t, exitDead, []string{"2  applied", "1  dead", "!unknown"}, nil)
+	enqueue(t, "watch", "c").want(t, exitDead, []string{"2  applied", "1  dead", "!unknown"}, []string{"!dead ls"}) // no letter is left
 	enqueue(t, "job", "u2").want(t, exitDone, []string{"dead, as somebody has seen; there is no dead letter any more"}, nil)
 	// Another copy of the job does not change what became of it.
 	p.settle(t, 5, queue.Settlement{Results: []queue.Result{{Seq: 99, Job: "u1", Record: 1, Outcome: queue.Duplicate, Campaign: "c", At: time.Now()}}})
@@ -285,6 +285,8 @@ func TestLanes(t *testing.T) {
 	defer stop()
 	enqueue(t, "lanes").want(t, exitDone, []string{"site main   worker w1 (epoch 7)   breaker closed   1 of 4 requests at a time",
 		"  5  受注    halted since", "17 of 10000", "  6  Orders  running", "app 5 (受注) is halted: kintone does not accept"}, nil)
+	enqueue(t, "lanes", "--lang", "ja").want(t, exitDone, []string{"サイト main   ワーカー w1（epoch 7）", "同時リクエスト数 1（上限4）", "本日のリクエスト数", "17（上限10000）",
+		"halted（", "使い切った場合", "!APP", "!BACKLOG", "!TODAY"}, nil)
 	lines := enqueue(t, "lanes", "--json").lines(t)
 	if len(lines) != 3 || lines[0]["type"] != "site" || lines[1]["type"] != "lane" || lines[1]["app"] != "5" || lines[1]["why"] != "token_invalid" || lines[1]["backlog"] != 123.0 {
 		t.Errorf("lanes --json printed %v", lines)

@@ -355,7 +355,7 @@ func (c *inflightLsCmd) Run(ctx context.Context, e *env) error {
 				actions = append(actions, m.Action)
 			}
 		}
-		g.add(r.App, r.Slot, r.Request, local(r.At), len(records), few(records), few(actions), r.sends(), orDash(local(r.unclear())),
+		g.add(r.App, r.Slot, r.Request, local(r.At), len(records), few(records, e.Lang), few(actions, e.Lang), r.sends(), orDash(local(r.unclear())),
 			orDash(strings.TrimSpace(r.HeardReason+" "+r.HeardCode)), r.Owner, r.doing(e.Lang))
 	}
 	if err := e.write(g, ""); err != nil {

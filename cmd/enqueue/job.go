@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"statusq/internal/campaign"
 	"statusq/internal/queue"
 )
 
@@ -23,6 +25,9 @@ type jobView struct {
 	State    string     `json:"state"` // waiting, in-flight, parked, dead, unknown, or an outcome
 	App      id         `json:"app,omitempty"`
 	Record   id         `json:"record,omitempty"`
+	Key      *queue.Key `json:"key,omitempty"`
+	Match    string     `json:"match,omitempty"`
+	Parent   string     `json:"parent,omitempty"` // the job that this one was made of
 	Action   string     `json:"action,omitempty"`
 	Assignee string     `json:"assignee,omitempty"`
 	Campaign string     `json:"campaign,omitempty"`
@@ -37,6 +42,23 @@ type jobView struct {
 	Attempts []attempt  `json:"attempts"`
 	Results  []jobEnded `json:"results"`
 	History  []moment   `json:"history"` // all of it, the oldest first
+
+	// Of a job whose key matches several records, for each of which there is a job of its own.
+	Matches  int            `json:"matches,omitempty"` // how many there are so far; when it has ended as matched, all
+	States   map[string]int `json:"states,omitempty"`  // how many of them are in which state
+	Children []child        `json:"children,omitempty"`
+}
+
+// child is a job that was made of another one.
+type child struct {
+	Job      string `json:"job"`
+	Record   id     `json:"record"`
+	State    string `json:"state"` // as of any job
+	Revision id     `json:"revision,omitempty"`
+	Reason   string `json:"reason,omitempty"`
+	Code     string `json:"code,omitempty"`
+	Message  string `json:"message,omitempty"`
+	Due      string `json:"due,omitempty"` // of a parked job
 }
 
 type attempt struct {
@@ -73,6 +95,13 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 			"(a message that could not be read is called s and its number: see enqueue dead ls --reason undecodable)", c.ID, e.Site)
 	}
 	v := viewOf(string(c.ID), e.Site, s)
+	if v.Matches > 0 {
+		children, err := q.Children(ctx, e.Site, int64(v.App), string(c.ID))
+		if err != nil {
+			return err
+		}
+		v.addChildren(e.Site, children)
+	}
 	var out request
 	switch v.State {
 	case "in-flight":
@@ -99,12 +128,17 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 	}
 	g.addNumber("app", int64(v.App))
 	g.addNumber("record", int64(v.Record))
+	g.addKey(v.Key, v.Match)
+	g.addFact("made of", v.Parent)
 	g.addFact("action", v.Action)
 	g.addFact("assignee", v.Assignee)
 	g.addFact("campaign", v.Campaign)
 	g.addFact("by", v.By)
 	g.addFact("ref", v.Ref)
 	if err := e.write(g, ""); err != nil {
+		return err
+	}
+	if err := e.showChildren(v); err != nil {
 		return err
 	}
 	return e.showHistory(historyOf(s))
@@ -117,6 +151,83 @@ func (e *env) held(ctx context.Context, q *queue.Queue, app int64) []string {
 	return lines
 }
 
+// addKey adds a key to a listing, if there is one.
+func (g grid) addKey(key *queue.Key, match string) {
+	if key == nil {
+		return
+	}
+	g.addFact("key", key.Field+" = "+key.Value)
+	if match == queue.MatchAll {
+		g.addFact("match", "all records that have it")
+	}
+}
+
+// addChildren adds what is known of the jobs that were made of this one: those that have not gone well first, and then in
+// the order of their records.
+func (v *jobView) addChildren(site string, children map[string]*queue.JobState) {
+	v.States = make(map[string]int)
+	for job, s := range children {
+		c := viewOf(job, site, *s)
+		one := child{Job: job, Record: c.Record, State: c.State, Reason: c.Reason, Due: c.Due}
+		if r := lastEnd(s.Results); r != nil && string(r.Outcome) == c.State {
+			one.Revision, one.Code, one.Message = id(r.Revision), r.Code, r.Message
+		}
+		v.States[c.State]++
+		v.Children = append(v.Children, one)
+	}
+	slices.SortFunc(v.Children, func(a, b child) int {
+		return cmp.Or(cmp.Compare(severity(a.State), severity(b.State)), cmp.Compare(a.Record, b.Record))
+	})
+}
+
+// severity orders states by how much there is for a person to see to.
+func severity(state string) int {
+	if i := slices.Index(states, state); i >= 0 {
+		return i
+	}
+	return len(states)
+}
+
+// states are those that a job may be in, what needs a person first.
+var states = []string{string(queue.Unknown), string(queue.Dead), string(queue.Cancelled), "in-flight", "parked", "waiting",
+	string(queue.Applied), string(queue.Already), string(queue.Duplicate)}
+
+// showChildren writes the jobs that were made of one as a table, the first of them.
+func (e *env) showChildren(v jobView) error {
+	const shown = 100
+	if len(v.Children) == 0 {
+		return nil
+	}
+	g := newGrid("JOB", "RECORD>", "STATE", "REVISION>", "REASON", "CODE")
+	for _, c := range v.Children[:min(shown, len(v.Children))] {
+		g.add(c.Job, numberOrDash(int64(c.Record)), c.State, numberOrDash(int64(c.Revision)), orDash(c.Reason), orDash(c.Code))
+	}
+	if err := e.print("\n"); err != nil {
+		return err
+	}
+	if err := e.write(g, ""); err != nil {
+		return err
+	}
+	if more := len(v.Children) - shown; more > 0 {
+		return e.print("… and %d more (use --json)\n", more)
+	}
+	return nil
+}
+
+// matchedText says in words what became of the jobs that were made of one.
+func (v jobView) matchedText() string {
+	var parts []string
+	for _, state := range states {
+		if n := v.States[state]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, state))
+		}
+	}
+	if lost := v.Matches - len(v.Children); lost > 0 {
+		parts = append(parts, fmt.Sprintf("%d of which nothing is known any more", lost))
+	}
+	return fmt.Sprintf("%s, each a job of its own: %s", count(v.Matches, "record"), orDash(strings.Join(parts, ", ")))
+}
+
 // viewOf puts together what is known of a job. Where it stands now decides its state: a job that has ended and stands in
 // the log once more has ended, as the second copy will find out.
 func viewOf(job, site string, s queue.JobState) jobView {
@@ -125,12 +236,14 @@ func viewOf(job, site string, s queue.JobState) jobView {
 		v.App, v.Record = cmp.Or(v.App, id(j.App)), cmp.Or(v.Record, id(j.Record))
 		v.Action, v.Assignee = cmp.Or(v.Action, j.Action), cmp.Or(v.Assignee, j.Assignee)
 		v.Campaign, v.By, v.Ref = cmp.Or(v.Campaign, j.Campaign), cmp.Or(v.By, j.By), cmp.Or(v.Ref, j.Ref)
+		v.Key, v.Match = cmp.Or(v.Key, j.Key), cmp.Or(v.Match, j.Match)
 	}
 	if r := lastEnd(s.Results); r != nil {
 		v.State, v.App, v.Record, v.Reason = string(r.Outcome), id(r.App), id(r.Record), r.Reason
+		v.Parent, v.Matches = r.Parent, r.Matches
 	}
 	for _, r := range s.Results {
-		v.Campaign, v.Ref = cmp.Or(v.Campaign, r.Campaign), cmp.Or(v.Ref, r.Ref)
+		v.Campaign, v.Ref, v.Key = cmp.Or(v.Campaign, r.Campaign), cmp.Or(v.Ref, r.Ref), cmp.Or(v.Key, r.Key)
 		v.Results = append(v.Results, jobEnded{utc(r.At), r.Outcome, id(r.Seq), id(r.Revision), r.Request, r.Reason, r.Code, r.Message})
 	}
 	for _, entry := range s.InLog {
@@ -145,11 +258,13 @@ func viewOf(job, site string, s queue.JobState) jobView {
 	}
 	if s.Dead != nil {
 		describe(s.Dead.Job)
+		v.Parent, v.Matches = s.Dead.Parent, s.Dead.Matches
 		v.App = cmp.Or(v.App, id(s.Dead.App))
 		v.State, v.Reason = string(s.Dead.Outcome), s.Dead.Reason
 	}
 	if s.Parked != nil {
 		describe(s.Parked.Job)
+		v.Parent, v.Matches = s.Parked.Parent, s.Parked.Matches
 		v.State, v.Reason, v.Due = "parked", s.Parked.Reason, utc(s.Parked.Due)
 		if s.Parked.Behind {
 			v.Reason, v.Due = "behind", ""
@@ -167,11 +282,11 @@ func viewOf(job, site string, s queue.JobState) jobView {
 }
 
 // lastEnd is the end that counts: the newest, but for duplicates, and but for other jobs that came under the same id and
-// were not run.
+// were not run. A key that had led to no record may have led to one since.
 func lastEnd(results []queue.Result) *queue.Result {
 	var last *queue.Result
 	for i, r := range results {
-		if last == nil || r.Outcome != queue.Duplicate && r.Record == last.Record {
+		if last == nil || r.Outcome != queue.Duplicate && (r.Record == last.Record || last.Record == 0 && r.Reason != campaign.ReasonIDReused) {
 			last = &results[i]
 		}
 	}
@@ -210,6 +325,9 @@ func stateText(v jobView, s queue.JobState) string {
 		if s.Parked.Behind {
 			return "parked behind an earlier job of its record"
 		}
+		if v.Matches > 0 { // it has not ended before all of them are jobs
+			return fmt.Sprintf("matched %s; more records are being looked for", v.matchedText())
+		}
 		if wait := time.Until(s.Parked.Due); wait > 0 {
 			return fmt.Sprintf("parked until %s (in %s)", local(s.Parked.Due), span(wait))
 		}
@@ -222,6 +340,9 @@ func stateText(v jobView, s queue.JobState) string {
 			return "dead, as somebody has seen; there is no dead letter any more"
 		}
 		return v.State + "; the dead letter has been discarded"
+	}
+	if v.State == string(queue.Matched) {
+		return "matched " + v.matchedText()
 	}
 	text := v.State
 	last := lastEnd(s.Results)
@@ -256,6 +377,7 @@ type moment struct {
 	Try      int           `json:"try,omitempty"`      // which attempt it was
 	Outcome  queue.Outcome `json:"outcome,omitempty"`  // of an end
 	Revision id            `json:"revision,omitempty"` // of the record, after an end
+	Matches  int           `json:"matches,omitempty"`  // how many jobs it became, by this end
 	Act      string        `json:"act,omitempty"`      // of an operator, as the command was called
 	By       string        `json:"by,omitempty"`       // who did that
 	Request  string        `json:"request,omitempty"`
@@ -302,7 +424,7 @@ func historyOf(s queue.JobState) []moment {
 		add(act.At, moment{What: itWasActed, Act: act.Verb, By: act.By, Request: act.Request, Message: act.Reason})
 	}
 	for _, r := range s.Results {
-		add(r.At, moment{What: itEnded, Outcome: r.Outcome, Revision: id(r.Revision), Request: r.Request, Reason: r.Reason, Code: r.Code, Message: r.Message})
+		add(r.At, moment{What: itEnded, Outcome: r.Outcome, Revision: id(r.Revision), Matches: r.Matches, Request: r.Request, Reason: r.Reason, Code: r.Code, Message: r.Message})
 	}
 	if d := s.Dead; d != nil && !slices.ContainsFunc(s.Results, func(r queue.Result) bool { return r.Seq == d.Seq && r.Outcome == d.Outcome }) {
 		add(d.Died, moment{What: itEnded, Outcome: d.Outcome, Reason: d.Reason, Code: d.Code, Message: d.Message})
@@ -321,6 +443,9 @@ func (m moment) what() string {
 	case itEnded:
 		if m.Revision > 0 {
 			return fmt.Sprintf("%s, revision %d", m.Outcome, m.Revision)
+		}
+		if m.Outcome == queue.Matched {
+			return fmt.Sprintf("%s %s", m.Outcome, count(m.Matches, "record"))
 		}
 		return string(m.Outcome)
 	}

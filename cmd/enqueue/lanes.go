@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,14 +32,17 @@ type gate struct {
 	Concurrency int    `json:"concurrency"`
 	InUse       int    `json:"inUse"`
 	Halted      string `json:"halted"` // reason code, if the site stands still until somebody does something
+
+	RequestsPerSecond float64 `json:"requestsPerSecond"` // at most; 0 from a worker that does not say
 }
 
 // lane is one app.
 type lane struct {
 	App           int64  `json:"app"`
 	Name          string `json:"name"`
-	State         string `json:"state"` // starting, running, halted, unserved, stopping or stopped
-	Why           string `json:"why"`   // reason code
+	State         string `json:"state"` // starting, running, halted, changing, unserved, stopping or stopped
+	Why           string `json:"why"`   // reason code; of one that runs, what makes it slow
+	Until         string `json:"until"` // of one that gathers jobs: when its next batch leaves
 	Detail        string `json:"detail"`
 	Since         string `json:"since"` // of the state
 	Backlog       int64  `json:"backlog"`
@@ -48,7 +52,12 @@ type lane struct {
 	Applied       int64  `json:"applied"`
 	Dead          int64  `json:"dead"`
 	RequestsToday int64  `json:"requestsToday"`
-	Budget        int64  `json:"budget"` // of requests a day; 0 = none
+	Budget        int64  `json:"budget"`         // of requests a day; 0 = no limit
+	Reserve       int64  `json:"reserve"`        // of the budget, for requests that find out what became of others
+	WhenSpent     string `json:"whenSpent"`      // halt, warn or off; "" without a budget
+	Stretch       int64  `json:"stretchSeconds"` // from one batch that is not full to the next, so that the budget lasts
+	Call          string `json:"call"`           // bulk or single
+	InflightLimit int64  `json:"inflightLimit"`  // status requests at a time
 }
 
 // ask asks the worker that owns a site.
@@ -102,8 +111,10 @@ func (a lanesAnswer) holds(apps []int64, lang string) []hold {
 		case l.State == "starting", l.State == "stopping": // on the way to something else, in a moment
 		case l.State != "running":
 			held = append(held, because(l.title()+" is "+l.State, l.Why, l.Detail, lang))
-		case l.spent():
-			held = append(held, hold{what: fmt.Sprintf("%s has used its %d requests of today (kintone's day begins at 09:00 Japan time)", l.title(), l.Budget)})
+		case l.halts() && l.left() == 0:
+			held = append(held, because(l.title()+" waits", budgetSpent, fmt.Sprintf("%d of %d", l.RequestsToday, l.Budget), lang))
+		case l.Why == budgetPaced:
+			held = append(held, l.gathers(lang))
 		}
 	}
 	return held
@@ -121,7 +132,7 @@ func (a lanesAnswer) parked(apps []int64) string {
 	if len(lanes) == 0 {
 		return ""
 	}
-	return "parked: " + few(lanes) + "; such jobs wait for another attempt, for a reason that may pass (as record_not_found may), " +
+	return "parked: " + few(lanes, "en") + "; such jobs wait for another attempt, for a reason that may pass (as record_not_found may), " +
 		"or for the time that they name; most end within minutes"
 }
 
@@ -135,7 +146,21 @@ func (l lane) title() string {
 	return fmt.Sprintf("app %d (%s)", l.App, l.Name)
 }
 
-func (l lane) spent() bool { return l.Budget > 0 && l.RequestsToday >= l.Budget }
+// gathers says that the lane keeps jobs back so that the day's budget lasts, and until when.
+func (l lane) gathers(lang string) hold {
+	text := laneTexts[lang]
+	h := hold{what: fmt.Sprintf(text.gathers, l.App)}
+	if at, err := time.Parse(time.RFC3339, l.Until); err == nil && time.Until(at) > 0 {
+		h.what += fmt.Sprintf(text.leaves, at.Local().Format("15:04:05"))
+	}
+	return h
+}
+
+// halts reports whether the lane waits for the next day when its budget is spent.
+func (l lane) halts() bool { return l.Budget > 0 && (l.WhenSpent == "halt" || l.WhenSpent == "") }
+
+// left is how many requests of today may still change something.
+func (l lane) left() int64 { return max(l.Budget-l.Reserve-l.RequestsToday, 0) }
 
 // because adds to a fact what its reason code means and what else was said of it.
 func because(fact, code, detail, lang string) hold {
@@ -172,12 +197,15 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 	if g.Halted != "" {
 		breaker = "halted"
 	}
-	err = e.print("site %s   worker %s (epoch %d)   breaker %s   %d of %d requests at a time\n\n",
+	err = e.print(laneTexts[e.Lang].site+"\n\n",
 		a.Site, printable(a.Owner), a.Epoch, breaker, g.InUse, g.Concurrency)
 	if err != nil {
 		return err
 	}
 	if err := a.table(e); err != nil {
+		return err
+	}
+	if err := a.budgets(e); err != nil {
 		return err
 	}
 	for i, h := range a.holds(nil, e.Lang) {
@@ -195,22 +223,78 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
+// laneText is what is said about lanes, in one language. States are codes and stay as they are.
+type laneText struct {
+	site, none, of, since string
+	lanes, budgets        []string
+	atOnce, every         string
+	gathers, leaves       string            // of a lane that runs: why jobs wait, and until when
+	spent                 map[string]string // by what the lane does when nothing is left
+}
+
+var laneTexts = map[string]laneText{
+	"en": {
+		site: "site %s   worker %s (epoch %d)   breaker %s   %d of %d requests at a time",
+		none: "no app has jobs", of: " of %d", since: " since %s",
+		lanes:   []string{"APP>", "NAME", "STATE", "BACKLOG>", "READY>", "IN FLIGHT>", "PARKED>", "APPLIED>", "DEAD>", "REQUESTS TODAY>"},
+		budgets: []string{"APP>", "LEFT TODAY>", "RESERVE>", "BATCHES THAT ARE NOT FULL", "WHEN NOTHING IS LEFT"},
+		atOnce:  "leave at once", every: "every %s",
+		gathers: "app %d gathers jobs into fuller batches, as the day's budget is short", leaves: "; the next leaves at %s",
+		spent: map[string]string{"halt": "waits until 09:00 Japan time", "warn": "goes on, and warns", "off": "goes on"},
+	},
+	"ja": {
+		site: "サイト %s   ワーカー %s（epoch %d）   ブレーカー %s   同時リクエスト数 %d（上限%d）",
+		none: "ジョブのあるアプリはありません", of: "（上限%d）", since: "（%sから）",
+		lanes:   []string{"アプリ>", "アプリ名", "状態", "未処理>", "うち読込済み>", "送信中>", "保留>", "実行済み>", "エラー>", "本日のリクエスト数>"},
+		budgets: []string{"アプリ>", "本日の残り>", "予備>", "満杯でないバッチ", "使い切った場合"},
+		atOnce:  "すぐに送信", every: "%sごとに送信",
+		gathers: "アプリ%dは、本日のリクエスト数の残りが少ないため、ジョブをまとめてから送信します", leaves: "（次の送信は%s）",
+		spent: map[string]string{"halt": "日本時間9時まで待機", "warn": "警告して続行", "off": "続行"},
+	},
+}
+
 // table writes the lanes, one per row.
 func (a lanesAnswer) table(e *env) error {
+	text := laneTexts[e.Lang]
 	if len(a.Lanes) == 0 {
-		return e.print("no app has jobs\n")
+		return e.print("%s\n", text.none)
 	}
-	t := newGrid("APP>", "NAME", "STATE", "BACKLOG>", "READY>", "IN FLIGHT>", "PARKED>", "APPLIED>", "DEAD>", "REQUESTS TODAY>")
+	t := newGrid(text.lanes...)
 	for _, l := range a.Lanes {
 		requests := strconv.FormatInt(l.RequestsToday, 10)
 		if l.Budget > 0 {
-			requests += fmt.Sprintf(" of %d", l.Budget)
+			requests += fmt.Sprintf(text.of, l.Budget)
 		}
 		state := l.State
 		if at, err := time.Parse(time.RFC3339, l.Since); err == nil && state != "running" {
-			state += " since " + at.Local().Format("01-02 15:04")
+			state += fmt.Sprintf(text.since, at.Local().Format("01-02 15:04"))
 		}
 		t.add(l.App, orDash(l.Name), state, l.Backlog, l.Ready, l.InFlight, l.Parked, l.Applied, l.Dead, requests)
+	}
+	return e.write(t, "")
+}
+
+// budgets writes what the day has left for those lanes that have a budget.
+func (a lanesAnswer) budgets(e *env) error {
+	text := laneTexts[e.Lang]
+	t := newGrid(text.budgets...)
+	rows := 0
+	for _, l := range a.Lanes {
+		if l.Budget == 0 {
+			continue
+		}
+		pace := text.atOnce
+		if l.Stretch > 0 {
+			pace = fmt.Sprintf(text.every, span(time.Duration(l.Stretch)*time.Second))
+		}
+		t.add(l.App, l.left(), l.Reserve, pace, orDash(text.spent[cmp.Or(l.WhenSpent, "halt")]))
+		rows++
+	}
+	if rows == 0 {
+		return nil
+	}
+	if err := e.print("\n"); err != nil {
+		return err
 	}
 	return e.write(t, "")
 }
@@ -241,11 +325,22 @@ func (c *lanesCmd) emit(e *env, a lanesAnswer) error {
 	return nil
 }
 
+const (
+	// budgetSpent is the reason code of a lane that waits for the next day's requests.
+	budgetSpent = "budget_spent"
+	// budgetPaced is that of one that runs, and sends batches that are not full less often so that today's last.
+	budgetPaced = "budget_paced"
+)
+
 // few lists the first of many.
-func few(list []string) string {
+func few(list []string, lang string) string {
 	const shown = 4
 	if len(list) <= shown {
 		return strings.Join(list, ", ")
 	}
-	return fmt.Sprintf("%s, … %d more", strings.Join(list[:shown], ", "), len(list)-shown)
+	more := "… %d more"
+	if lang == "ja" {
+		more = "… ほか%d件"
+	}
+	return fmt.Sprintf("%s, "+more, strings.Join(list[:shown], ", "), len(list)-shown)
 }

@@ -1,6 +1,7 @@
 // Command enqueue is the client of the queue: it publishes jobs, follows them, and deals with those that died.
 //
 //	enqueue send --app 5 --record 1001 --action 承認     one job
+//	enqueue send --app 5 --key-field code --key C-1 --match all --action 承認 --wait   the records with a value in a field
 //	enqueue send --file month-end.csv --action 承認 --wait   many, until all have ended
 //	enqueue watch month-end-1f0c5be2a911                 how far they are
 //	enqueue results month-end-1f0c5be2a911               how each of them ended
@@ -10,6 +11,7 @@
 //	enqueue dead resolve u-1 --applied --reason "seen"   what no program can find out
 //	enqueue inflight                                     the requests that may be out
 //	enqueue lanes                                        what the worker is doing
+//	enqueue settings apply --app 5 --file flow.yaml      change an app's process management, and put it into force
 //
 // It holds no secret of kintone and creates nothing in NATS: without a queue it says so and nothing was accepted. Results
 // go to stdout, progress and messages to stderr. With --json, stdout has one object per line, each with its type and a
@@ -28,6 +30,7 @@ import (
 	"os/signal"
 	"os/user"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -80,9 +83,23 @@ func (i *givenID) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// givenDomain is a domain on the command line. It may not be empty for the same reason: the jobs would go to the site
+// that is meant without one.
+type givenDomain string
+
+// UnmarshalText reads what was given.
+func (d *givenDomain) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		return errors.New("a domain that is given may not be empty")
+	}
+	*d = givenDomain(text)
+	return nil
+}
+
 // env is what every command has: the global flags and the three streams.
 type env struct {
 	globals
+	siteGiven      bool // on the command line, and not by default
 	stdin          io.Reader
 	stdout, stderr io.Writer
 }
@@ -117,6 +134,13 @@ type cli struct {
 		Show    inflightShowCmd    `cmd:"" help:"Show all that is known about a request."`
 		Resolve inflightResolveCmd `cmd:"" help:"Say what became of a request, where the worker cannot find out."`
 	} `cmd:"" help:"See the requests that may be out, and end one that hangs."`
+	Settings struct {
+		Get    settingsGetCmd    `cmd:"" help:"Write the settings in force, or those in the preview, as a file for apply."`
+		Diff   settingsDiffCmd   `cmd:"" help:"Say in words what a file would change."`
+		Apply  settingsApplyCmd  `cmd:"" help:"Change the settings to what a file says, and put them into force."`
+		Deploy settingsDeployCmd `cmd:"" help:"Put into force what waits in the preview."`
+		Status settingsStatusCmd `cmd:"" help:"Show how far the last change is, or how it ended."`
+	} `cmd:"" help:"See and change the process management settings of an app."`
 	Version versionCmd `cmd:"" help:"Show the version."`
 }
 
@@ -161,7 +185,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitUsage
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	err = parsed.Run(&env{globals: c.globals, stdin: stdin, stdout: stdout, stderr: stderr})
+	siteGiven := slices.ContainsFunc(parsed.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == "site" })
+	err = parsed.Run(&env{globals: c.globals, siteGiven: siteGiven, stdin: stdin, stdout: stdout, stderr: stderr})
 	report(stderr, err)
 	return codeOf(err)
 }

@@ -168,6 +168,7 @@ func (p *place) backlog(t *testing.T, app int64) int {
 func TestUsageErrorsExitWith2AndSendNothing(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
 	one := []string{"send", "--app", "5", "--record", "1001", "--action", "承認"}
+	byKey := []string{"send", "--app", "5", "--action", "承認"}
 	csv := p.file(t, "a.csv", "app,record,action\n5,1,承認\n")
 	for _, c := range []struct {
 		args []string
@@ -176,7 +177,7 @@ func TestUsageErrorsExitWith2AndSendNothing(t *testing.T) {
 		{nil, "expected one of"},
 		{[]string{"sned"}, "sned"},
 		{[]string{"send", "--nope"}, "--nope"},
-		{[]string{"send"}, "--app, --record and --action"},
+		{[]string{"send"}, "--app, --record (or --key-field and --key) and --action"},
 		{[]string{"send", "--app", "x"}, "--app"},
 		{[]string{"send", "--app", "5", "--record", "1"}, "--action"},
 		{append(one, "--lang", "fr"), "--lang"},
@@ -185,10 +186,24 @@ func TestUsageErrorsExitWith2AndSendNothing(t *testing.T) {
 		{append(one, "--wait", "--timeout=-1s"), "--timeout: must not be negative"},
 		{[]string{"watch", "c", "--timeout=-1s"}, "--timeout: must not be negative"},
 		{append(one, "--wait", "--dry-run"), "--dry-run"},
-		{append(one, "--key-field", "code", "--key-value", "C-1"), "keys are not supported"},
+		{append(one, "--key-field", "code", "--key-value", "C-1"), "not both"},
+		{append(one, "--match", "all"), "--match is for jobs with"},
+		{append(one, "--match", "many"), "--match: must be one or all"},
+		{append(one, "--max-dead", "0"), "--max-dead of one job needs --wait or --campaign"},
+		{append(one, "--max-dead=-1", "--wait"), "--max-dead: must not be negative"},
+		{append(byKey, "--key-field", "code"), "--key-field needs --key"},
+		{append(byKey, "--key", "C-1"), "--key needs --key-field"},
+		{append(byKey, "--key-field", "code", "--key", ""), "--key: must not be empty"},
+		{append(byKey, "--key-field", "code", "--key", " \t"), "--key: must not be empty"},
+		{append(byKey, "--key-field", "code", "--key", "C\n1"), "--key: must not contain control characters"},
+		{append(byKey, "--key-field", strings.Repeat("x", 129), "--key", "C-1"), "--key-field: has 129"},
+		{append(byKey, "--key-field", "code", "--key", "C-1", "--domain", "other.cybozu.com"), "no worker has told its domain yet"},
+		{[]string{"send", "--file", csv, "--key", "C-1"}, "--key is for one job"},
+		{[]string{"send", "--file", p.file(t, "keys.csv", "app,key_field,key_value,action\n5,code,C-1,承認\n5,code,,承認\n")}, "line 3, key_value: is empty"},
 		{append(one, "--revision", "0"), "--revision: must be at least 1"},
 		{append(one, "--job", " x"), "--job: must be printable"},
 		{append(one, "--job", ""), "--job: an id that is given may not be empty"},
+		{append(one, "--domain", ""), "--domain: a domain that is given may not be empty"},
 		{[]string{"job", ""}, "an id that is given may not be empty"},
 		{[]string{"watch", ""}, "an id that is given may not be empty"},
 		{[]string{"results", ""}, "an id that is given may not be empty"},
@@ -249,7 +264,7 @@ func TestWithoutAQueueExitsWith6(t *testing.T) {
 
 func TestHelpAndVersionExitWith0(t *testing.T) {
 	enqueue(t, "--help").want(t, exitDone, []string{"Commands:", "dead retry"}, nil)
-	enqueue(t, "send", "--help").want(t, exitDone, []string{"--file", "$STATUSQ_SITE", "!--key-field"}, nil)
+	enqueue(t, "send", "--help").want(t, exitDone, []string{"--file", "$STATUSQ_SITE", "--key-field", "--max-dead"}, nil)
 	enqueue(t, "version").want(t, exitDone, []string{"enqueue ", "go1."}, nil)
 	if v := enqueue(t, "version", "--json").lines(t); len(v) != 1 || v[0]["type"] != "version" {
 		t.Errorf("version --json is %v", v)

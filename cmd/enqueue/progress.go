@@ -53,17 +53,28 @@ func (p *progress) published(n int) {
 
 // ended shows how many jobs have ended in which way, how fast it goes and how long the rest will take.
 func (p *progress) ended(t *campaign.Tally, now time.Time) {
-	text := endings(t)
+	done, all := t.Steps()
+	var parts []string
+	if ended, jobs := t.Matched(); jobs > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %s", ended, count(jobs, "matched record")))
+	}
+	if counts := endings(t); counts != "" {
+		parts = append(parts, counts)
+	}
 	if rate := t.Rate(now); rate > 0 && !t.Done() {
-		text += fmt.Sprintf(", %.3g/s", rate)
+		parts = append(parts, fmt.Sprintf("%.3g/s", rate))
 		if left, ok := t.Left(now); ok {
-			text += fmt.Sprintf(", %s left", span(left))
+			parts = append(parts, span(left)+" left")
 		}
 	}
-	text = strings.TrimPrefix(text, ", ")
+	text := strings.Join(parts, ", ")
 	if p.bar != nil {
 		p.bar.Describe(text)
-		_ = p.bar.Set(t.Ended())
+		if all != p.total { // jobs have become several
+			p.total = all
+			p.bar.ChangeMax(all)
+		}
+		_ = p.bar.Set(done)
 		return
 	}
 	if text == p.ending || now.Sub(p.last) < quiet && !t.Done() {

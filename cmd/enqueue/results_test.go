@@ -58,6 +58,34 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// A job whose key led to no record of its own is told from others by the key.
+func TestResultsShowKeys(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	at := time.Date(2026, 12, 1, 1, 2, 3, 0, time.UTC)
+	p.settle(t, 5, queue.Settlement{Results: []queue.Result{
+		{Seq: 1, Job: "a", Key: &queue.Key{Field: "code", Value: "C-1"}, Outcome: queue.Dead, Reason: "record_not_found", Campaign: "m", At: at},
+		{Seq: 2, Job: "b", Key: &queue.Key{Field: "code", Value: "C-2"}, Outcome: queue.Matched, Matches: 1, Campaign: "m", At: at},
+		{Seq: 2, Job: "b/7", Record: 7, Parent: "b", Outcome: queue.Applied, Campaign: "m", At: at},
+	}})
+	ended := local(at)
+	want := "" +
+		"JOB  APP      RECORD  OUTCOME  REVISION  REASON            CODE  ENDED\n" +
+		"a      5  code = C-1  dead            -  record_not_found  -     " + ended + "\n" +
+		"b      5  code = C-2  matched         -  1 record          -     " + ended + "\n" +
+		"b/7    5           7  applied         -  -                 -     " + ended + "\n"
+	if o := enqueue(t, "results", "m"); o.code != exitDone || o.out != want {
+		t.Errorf("exit code %d, printed\n%s%s, want\n%s", o.code, o.out, o.err, want)
+	}
+	lines := enqueue(t, "results", "m", "--json").lines(t)
+	if len(lines) != 3 || fmt.Sprint(lines[0]["key"]) != "map[field:code value:C-1]" || lines[2]["key"] != nil {
+		t.Errorf("--json printed %v", lines)
+	}
+	enqueue(t, "job", "b").want(t, exitDone, []string{"matched 1 record", "code = C-2"}, nil)
+	if lines := enqueue(t, "job", "a", "--json").lines(t); fmt.Sprint(lines[0]["key"]) != "map[field:code value:C-1]" {
+		t.Errorf("job --json printed %v", lines)
+	}
+}
+
 // Jobs that other programs publish may name a campaign that nobody has entered into the queue.
 func TestResultsOfManyAreCutAndNeedNoRecordOfTheCampaign(t *testing.T) {
 	p := newPlace(t, queue.Layout{})

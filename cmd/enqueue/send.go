@@ -32,20 +32,22 @@ type sendCmd struct {
 	Encoding string            `enum:"auto,utf8,sjis" default:"auto" help:"Encoding of the file: auto, utf8 or sjis."`
 	Map      map[string]string `mapsep:"none" placeholder:"COLUMN=NAME" help:"Take a column of the file for one of ours; COLUMN=- ignores it. May be repeated."`
 
-	App       int64     `placeholder:"ID" help:"App id."`
-	Record    int64     `placeholder:"ID" help:"Record id."`
-	Action    string    `placeholder:"NAME" help:"Name of the action to run, as kintone shows it."`
-	Assignee  string    `placeholder:"LOGIN" help:"Login name of the next assignee, for actions that need one."`
-	Revision  int64     `placeholder:"N" default:"-1" help:"Only if the record still has this revision."`
-	ID        givenID   `name:"job" placeholder:"ID" help:"Job id. A job that is sent again under its id does not run again."`
-	Ref       string    `placeholder:"TEXT" help:"Text to find again in the result."`
-	By        string    `default:"${user}" placeholder:"NAME" help:"Who asks (${default})."`
-	NotBefore time.Time `placeholder:"TIME" help:"Not before this time, as 2026-12-01T09:00:00+09:00."`
-	Expires   time.Time `placeholder:"TIME" help:"Not after this time."`
-	Campaign  string    `placeholder:"NAME" help:"Name of the campaign. A file that brings none gets one made of its name and content."`
-
-	KeyField string `hidden:""`
-	KeyValue string `hidden:""`
+	Domain    givenDomain `placeholder:"HOST" help:"Domain of kintone, as c-bot.cybozu.com: chooses the site that a worker serves there, in place of --site."`
+	App       int64       `placeholder:"ID" help:"App id."`
+	Record    int64       `placeholder:"ID" help:"Record id."`
+	KeyField  string      `placeholder:"CODE" help:"Code of the field whose value names the record, in place of --record. With --file the values are in the column key_value."`
+	Key       *string     `aliases:"key-value" placeholder:"VALUE" help:"Value that the key field must have."`
+	Match     string      `placeholder:"one|all" help:"How many records a key may match: one, which is the default, or all, which makes one job of each."`
+	Action    string      `placeholder:"NAME" help:"Name of the action to run, as kintone shows it."`
+	Assignee  string      `placeholder:"LOGIN" help:"Login name of the next assignee, for actions that need one."`
+	Revision  int64       `placeholder:"N" default:"-1" help:"Only if the record still has this revision."`
+	ID        givenID     `name:"job" placeholder:"ID" help:"Job id. A job that is sent again under its id does not run again."`
+	Ref       string      `placeholder:"TEXT" help:"Text to find again in the result."`
+	By        string      `default:"${user}" placeholder:"NAME" help:"Who asks (${default})."`
+	NotBefore time.Time   `placeholder:"TIME" help:"Not before this time, as 2026-12-01T09:00:00+09:00."`
+	Expires   time.Time   `placeholder:"TIME" help:"Not after this time."`
+	Campaign  string      `placeholder:"NAME" help:"Name of the campaign. A file that brings none gets one made of its name and content."`
+	MaxDead   *int        `placeholder:"N" help:"Cancel what is left of the campaign once more than N of its jobs are dead; 0 stops at the first."`
 
 	DryRun  bool          `help:"Read and check everything, send nothing."`
 	Wait    bool          `help:"Wait until all jobs have ended; the exit code says how."`
@@ -56,6 +58,11 @@ func (c *sendCmd) Run(ctx context.Context, e *env) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	if c.Domain != "" {
+		if err := e.chooseSite(ctx, string(c.Domain)); err != nil {
+			return err
+		}
+	}
 	if c.File == "" {
 		return c.sendOne(ctx, e)
 	}
@@ -65,43 +72,116 @@ func (c *sendCmd) Run(ctx context.Context, e *env) error {
 // check refuses flags that do not go together.
 func (c *sendCmd) check() error {
 	switch {
-	case c.KeyField != "" || c.KeyValue != "":
-		return usage("keys are not supported by this version; give record ids")
 	case c.Timeout < 0:
 		return usage("--timeout: must not be negative")
 	case c.Timeout != 0 && !c.Wait:
 		return usage("--timeout goes with --wait")
 	case c.DryRun && c.Wait:
 		return usage("--dry-run sends nothing that --wait could wait for")
-	case c.File != "" && (c.Record != 0 || c.ID != ""):
+	case c.Match != "" && c.Match != queue.MatchOne && c.Match != queue.MatchAll:
+		return usage("--match: must be one or all")
+	case c.MaxDead != nil && *c.MaxDead < 0:
+		return usage("--max-dead: must not be negative")
+	case c.Key != nil && strings.TrimSpace(*c.Key) == "":
+		return usage("--key: must not be empty: it would match every record without a value")
+	case c.File != "":
+		return c.checkFile()
+	case c.Key != nil && c.KeyField == "":
+		return usage("--key needs --key-field")
+	case c.Key == nil && c.KeyField != "":
+		return usage("--key-field needs --key, or a --file with a column key_value")
+	case c.Key != nil && c.Record != 0:
+		return usage("a job has --record, or --key-field and --key, not both")
+	case c.Key == nil && c.Match != "":
+		return usage("--match is for jobs with --key-field and --key")
+	case c.App == 0 || c.Record == 0 && c.Key == nil || c.Action == "":
+		return usage("one job needs --app, --record (or --key-field and --key) and --action; many need --file")
+	case c.MaxDead != nil && !c.Wait && c.Campaign == "":
+		return usage("--max-dead of one job needs --wait or --campaign: nobody would see what was cancelled")
+	}
+	return nil
+}
+
+func (c *sendCmd) checkFile() error {
+	switch {
+	case c.Record != 0 || c.ID != "":
 		return usage("--record and --job are for one job; with --file they come from the rows")
-	case c.File == "" && (c.App == 0 || c.Record == 0 || c.Action == ""):
-		return usage("one job needs --app, --record and --action; many need --file")
+	case c.Key != nil:
+		return usage("--key is for one job; with --file the values come from the column key_value")
 	}
 	return nil
 }
 
 // job is what the flags say about a job, or about every row of a file.
 func (c *sendCmd) job(site string) queue.Job {
-	return queue.Job{
-		Site: site, App: c.App, Record: c.Record, Action: c.Action, Assignee: c.Assignee, Revision: c.Revision,
+	j := queue.Job{
+		Site: site, App: c.App, Record: c.Record, Match: c.Match, Action: c.Action, Assignee: c.Assignee, Revision: c.Revision,
 		ID: string(c.ID), Ref: c.Ref, By: c.By, NotBefore: c.NotBefore, Expires: c.Expires, Campaign: c.Campaign,
 	}
+	if c.KeyField != "" {
+		j.Key = &queue.Key{Field: c.KeyField}
+	}
+	if c.Key != nil {
+		j.Key.Value = *c.Key
+	}
+	return j
+}
+
+// chooseSite makes the site at a domain the one that is meant.
+func (e *env) chooseSite(ctx context.Context, domain string) error {
+	q, err := e.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	given := ""
+	if e.siteGiven {
+		given = e.Site
+	}
+	site, err := q.SiteOfDomain(ctx, domain, given)
+	switch {
+	case err == nil:
+		e.Site = site
+	case errors.Is(err, queue.ErrGone):
+		_, known, _ := strings.Cut(err.Error(), queue.ErrGone.Error()+": ") // which of our domains there are, if any
+		err = usage("--domain: no worker of this queue has served %q (%s): correct the domain, or start a worker with a site whose baseUrl has it, and send again",
+			domain, known)
+	case codeOf(err) == exitError: // the queue has answered, and so it is the flag
+		err = usage("--domain: %w", err)
+	}
+	return err
+}
+
+// checkSite refuses a site that no worker has ever owned, while others are known: what is sent there would lie unseen.
+// Before the first worker has run any site will do.
+func (e *env) checkSite(ctx context.Context, q *queue.Queue) error {
+	known, err := q.Sites(ctx)
+	switch {
+	case err != nil:
+		return err
+	case len(known) > 0 && !slices.Contains(known, e.Site):
+		return usage("--site: no worker of this queue has served a site %q (known: %s): correct it, or start a worker with this site, and send again; nothing was sent",
+			e.Site, strings.Join(known, ", "))
+	}
+	return nil
 }
 
 // sent is what became of a send, for scripts.
 type sent struct {
 	head
 	Campaign   string         `json:"campaign,omitempty"`
-	Job        string         `json:"job,omitempty"` // of a single job, as the next three
+	Job        string         `json:"job,omitempty"` // of a single job, as the next five
 	App        id             `json:"app,omitempty"`
 	Record     id             `json:"record,omitempty"`
+	Key        *queue.Key     `json:"key,omitempty"`
+	Match      string         `json:"match,omitempty"`
 	Seq        id             `json:"seq,omitempty"`
 	Total      int            `json:"total"`
 	Accepted   int            `json:"accepted"`
 	Duplicates int            `json:"duplicates"`
 	Apps       map[string]int `json:"apps,omitempty"` // rows per app
 	DryRun     bool           `json:"dryRun,omitempty"`
+	Forecast   *outlook       `json:"forecast,omitempty"` // of a dry run
 }
 
 func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
@@ -110,13 +190,28 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	if _, err := job.Encode(); err != nil {
 		return flagErrors(err)
 	}
-	what := fmt.Sprintf("job %s (app %d, record %d, %s)", job.ID, job.App, job.Record, job.Action)
-	out := sent{head: of("send"), Campaign: job.Campaign, Job: job.ID, App: id(job.App), Record: id(job.Record), Total: 1, DryRun: c.DryRun}
+	if job.Key != nil {
+		job.Match = cmp.Or(job.Match, queue.MatchOne)
+	}
+	if c.MaxDead != nil { // which is a campaign's
+		job.Campaign = cmp.Or(job.Campaign, job.ID)
+	}
+	what := fmt.Sprintf("job %s (app %d, %s, %s)", job.ID, job.App, targetOf(job), job.Action)
+	out := sent{head: of("send"), Campaign: job.Campaign, Job: job.ID, App: id(job.App), Record: id(job.Record), Key: job.Key, Match: job.Match,
+		Total: 1, DryRun: c.DryRun}
 	if c.DryRun {
+		costs, err := e.forecast(ctx, []queue.Job{job})
+		if err != nil {
+			return err
+		}
 		if e.JSON {
+			out.Forecast = &costs
 			return e.emit(out)
 		}
-		return e.print("%s is valid; nothing was sent\n", printable(what))
+		if err := costs.show(e); err != nil {
+			return err
+		}
+		return e.print("\n%s is valid; nothing was sent\n", printable(what))
 	}
 
 	q, err := e.connect(ctx)
@@ -124,6 +219,14 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
+	if err := e.checkSite(ctx, q); err != nil {
+		return err
+	}
+	if c.MaxDead != nil {
+		if err := c.enterOne(ctx, q, job); err != nil {
+			return err
+		}
+	}
 	acks, err := q.Publish(ctx, []queue.Job{job})
 	if err != nil {
 		return notSent(ctx, err, 0, 1, fmt.Sprintf("it is not certain that it was not; sending it again with --job %s is safe", job.ID))
@@ -135,6 +238,15 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	} else {
 		out.Accepted = 1
 	}
+	if c.MaxDead != nil && out.Accepted == 1 {
+		err := q.UpdateCampaign(ctx, job.Campaign, func(c *queue.Campaign) error {
+			c.Total, c.Published, c.Finished = c.Total+1, c.Published+1, time.Now().UTC()
+			return nil
+		})
+		if err != nil {
+			e.say("enqueue: the job was accepted, but not counted: %s", printable(err.Error()))
+		}
+	}
 	if e.JSON {
 		err = e.emit(out)
 	} else {
@@ -143,9 +255,47 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	if err != nil || !c.Wait {
 		return err
 	}
-	return e.follow(ctx, q, following{
-		filter: queue.ResultFilter{Site: job.Site, App: job.App, Job: job.ID},
+	f := following{
+		filter: queue.ResultFilter{Site: job.Site, App: job.App, Job: job.ID, Children: true},
 		tally:  campaign.NewTally(1, []queue.Job{job}), apps: []int64{job.App}, job: job.ID, timeout: c.Timeout,
+	}
+	if job.Key != nil {
+		f.screen = newScreen(job)
+	}
+	return e.follow(ctx, q, f)
+}
+
+// targetOf says in words what a job acts on.
+func targetOf(job queue.Job) string {
+	switch {
+	case job.Key == nil:
+		return fmt.Sprintf("record %d", job.Record)
+	case job.Match == queue.MatchAll:
+		return fmt.Sprintf("all records with %s = %s", job.Key.Field, job.Key.Value)
+	}
+	return fmt.Sprintf("the record with %s = %s", job.Key.Field, job.Key.Value)
+}
+
+// enterOne writes the campaign of a single job into the queue, where the worker reads how many of its jobs may die. More
+// jobs may follow under its name, one by one.
+func (c *sendCmd) enterOne(ctx context.Context, q *queue.Queue, job queue.Job) error {
+	return q.UpdateCampaign(ctx, job.Campaign, func(have *queue.Campaign) error {
+		switch {
+		case have.Started.IsZero():
+			*have = queue.Campaign{Site: job.Site, By: job.By, Started: time.Now().UTC(), Options: map[string]string{}}
+		case have.Site != job.Site:
+			return usage("it belongs to site %s; give another --campaign", have.Site)
+		case have.Options["jobs"] != "":
+			return usage("it was sent from a file on %s; give another --campaign", local(have.Started))
+		case !have.Cancelled.IsZero():
+			return usage("it was cancelled on %s; give another --campaign", local(have.Cancelled))
+		}
+		apps := map[int64]int{job.App: 1}
+		for _, app := range splitApps(have.Options["apps"]) {
+			apps[app] = 1
+		}
+		have.MaxDead, have.Options["apps"] = c.MaxDead, joinApps(apps)
+		return nil
 	})
 }
 
@@ -156,7 +306,11 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 	}
 	out := sent{head: of("send"), Campaign: file.Campaign, Total: len(file.Rows), DryRun: c.DryRun}
 	if c.DryRun {
-		return c.showDry(e, file, out)
+		costs, err := e.forecast(ctx, file.Jobs())
+		if err != nil {
+			return err
+		}
+		return c.showDry(e, file, costs, out)
 	}
 
 	q, err := e.connect(ctx)
@@ -164,11 +318,19 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
+	if err := e.checkSite(ctx, q); err != nil {
+		return err
+	}
 	again, err := c.enter(ctx, e, q, file)
 	if err != nil {
 		return err
 	}
 	acks, err := c.publish(ctx, e, q, file)
+	cancelled := errors.Is(err, errCancelled)
+	if cancelled && c.Wait { // what was accepted ends, be it by being cancelled
+		e.say("%s: %d of %s were published", printable(err.Error()), len(acks), count(len(file.Rows), "job"))
+		err = nil
+	}
 	var wait []queue.Job // what --wait waits for
 	for i, ack := range acks {
 		if ack.Seq == 0 {
@@ -185,18 +347,25 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 			wait = append(wait, file.Rows[i].Job)
 		}
 	}
-	if err == nil && !again && out.Duplicates > 0 {
-		err = q.UpdateCampaign(ctx, file.Campaign, func(c *queue.Campaign) error {
-			c.Total = out.Accepted
+	// What was sent under another name is not this campaign's, and what it was cancelled before never will be.
+	if err == nil && !again && out.Duplicates > 0 || cancelled {
+		unnoted := q.UpdateCampaign(ctx, file.Campaign, func(c *queue.Campaign) error {
+			c.Total = len(wait)
 			return nil
 		})
+		if err == nil {
+			err = unnoted
+		}
 	}
 	if err != nil {
 		if e.JSON {
 			_ = e.emit(out) // the error that follows matters more
 		}
-		return notSent(ctx, err, out.Accepted+out.Duplicates, out.Total,
-			"sending the same file again is safe: what was accepted does not run twice")
+		advice := "sending the same file again is safe: what was accepted does not run twice"
+		if cancelled {
+			advice = "send the rest in another --campaign, if it is still wanted"
+		}
+		return notSent(ctx, err, out.Accepted+out.Duplicates, out.Total, advice)
 	}
 	if err := c.showSent(e, out); err != nil {
 		return err
@@ -211,10 +380,14 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		e.say("nothing to wait for: all of these jobs were sent under another campaign")
 		return nil
 	}
-	return e.follow(ctx, q, following{
+	err = e.follow(ctx, q, following{
 		filter: queue.ResultFilter{Site: e.Site, Campaign: file.Campaign}, tally: campaign.NewTally(0, wait),
 		apps: slices.Sorted(maps.Keys(file.Apps())), campaign: file.Campaign, timeout: c.Timeout,
 	})
+	if unsent := len(file.Rows) - len(acks); err == nil && unsent > 0 { // its campaign was cancelled
+		err = &exit{exitDead, fmt.Errorf("%s of the file were not sent", count(unsent, "job"))}
+	}
+	return err
 }
 
 func (c *sendCmd) read(e *env) (*campaign.File, error) {
@@ -246,7 +419,7 @@ func (c *sendCmd) enter(ctx context.Context, e *env, q *queue.Queue, file *campa
 	switch {
 	case errors.Is(err, queue.ErrGone):
 		return false, q.PutCampaign(ctx, queue.Campaign{
-			V: 1, Name: file.Campaign, Site: e.Site, FileSHA256: file.SHA256, By: c.By, Total: len(file.Rows), Started: time.Now().UTC(),
+			V: 1, Name: file.Campaign, Site: e.Site, FileSHA256: file.SHA256, By: c.By, Total: len(file.Rows), Started: time.Now().UTC(), MaxDead: c.MaxDead,
 			Options: map[string]string{"file": c.File, "jobs": file.Digest, "apps": joinApps(file.Apps())},
 		})
 	case err != nil:
@@ -260,11 +433,17 @@ func (c *sendCmd) enter(ctx context.Context, e *env, q *queue.Queue, file *campa
 	}
 	e.say("campaign %s was sent on %s already (%d of %s); what the queue has of it does not run again",
 		before.Name, local(before.Started), before.Published, count(before.Total, "job"))
-	return true, nil
+	if c.MaxDead == nil {
+		return true, nil
+	}
+	return true, q.UpdateCampaign(ctx, file.Campaign, func(have *queue.Campaign) error {
+		have.MaxDead = c.MaxDead
+		return nil
+	})
 }
 
 // errCancelled ends a send whose campaign somebody has cancelled meanwhile.
-var errCancelled = errors.New("the campaign was cancelled")
+var errCancelled = errors.New("it was cancelled")
 
 // publish sends a file's jobs chunk by chunk and notes in the campaign how far it got. It returns an Ack for each job of
 // the chunks that were sent, also with an error.
@@ -275,7 +454,7 @@ func (c *sendCmd) publish(ctx context.Context, e *env, q *queue.Queue, file *cam
 		return q.UpdateCampaign(ctx, file.Campaign, func(c *queue.Campaign) error {
 			c.Published, c.Finished = max(c.Published, published), finished
 			if !c.Cancelled.IsZero() {
-				return errCancelled
+				return fmt.Errorf("%w by %s (%s)", errCancelled, orDash(c.CancelledBy), cmp.Or(c.CancelledWhy, "cancelled"))
 			}
 			return nil
 		})
@@ -299,7 +478,7 @@ func (c *sendCmd) publish(ctx context.Context, e *env, q *queue.Queue, file *cam
 			return acks, err
 		}
 		p.published(len(acks))
-		if time.Since(noted) >= noteEvery {
+		if time.Since(noted) >= noteEvery || c.MaxDead != nil { // with a limit there may be an end at any time
 			if err := note(ctx, len(acks), time.Time{}); err != nil {
 				return acks, err
 			}
@@ -309,13 +488,14 @@ func (c *sendCmd) publish(ctx context.Context, e *env, q *queue.Queue, file *cam
 	return acks, note(ctx, len(acks), time.Now().UTC())
 }
 
-func (c *sendCmd) showDry(e *env, file *campaign.File, out sent) error {
+func (c *sendCmd) showDry(e *env, file *campaign.File, costs outlook, out sent) error {
 	apps := file.Apps()
 	if e.JSON {
 		out.Apps = make(map[string]int, len(apps))
 		for app, n := range apps {
 			out.Apps[strconv.FormatInt(app, 10)] = n
 		}
+		out.Forecast = &costs
 		return e.emit(out)
 	}
 	top := listing(0, "", "")
@@ -327,11 +507,7 @@ func (c *sendCmd) showDry(e *env, file *campaign.File, out sent) error {
 	if err := e.print("\n"); err != nil {
 		return err
 	}
-	g := newGrid("APP>", "JOBS>")
-	for _, app := range slices.Sorted(maps.Keys(apps)) {
-		g.add(app, apps[app])
-	}
-	if err := e.write(g, ""); err != nil {
+	if err := costs.show(e); err != nil {
 		return err
 	}
 	return e.print("\n%s, all valid; nothing was sent\n", count(out.Total, "job"))
@@ -378,7 +554,7 @@ func flagErrors(err error) error {
 	if !ok {
 		return usage("%w", err)
 	}
-	flags := map[string]string{"/notBefore": "--not-before"}
+	flags := map[string]string{"/notBefore": "--not-before", "/key/field": "--key-field", "/key/value": "--key"}
 	var texts []string
 	for _, p := range refused.Problems {
 		flag := cmp.Or(flags[p.Pointer], "--"+strings.TrimPrefix(p.Pointer, "/"))

@@ -234,6 +234,27 @@ func TestSendOneWaits(t *testing.T) {
 	}
 }
 
+// An action after which the record stays has run, and a summary that says no more than that would mislead.
+func TestWhatActedAndDidNotMoveIsTold(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	acted := func(reason string) func(queue.Job) queue.Result {
+		return func(queue.Job) queue.Result { return queue.Result{Outcome: queue.Applied, Reason: reason} }
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { p.work(t, 5, 1, acted("acted_not_moved")) })
+	o := enqueue(t, "send", "--app", "5", "--record", "9", "--action", "承認", "--job", "a", "--wait", "--timeout", "20s")
+	wg.Wait()
+	o.want(t, exitDone, []string{"  1  applied\n", "\n  1  acted_not_moved  the action was run, and the record waits", "→ leave it: the record moves on when all"}, []string{"!dead ls"})
+
+	enqueueWith(t, t.Context(), "app,record,action\n6,1,承認\n", "send", "--file", "-", "--campaign", "c").want(t, exitDone, nil, nil)
+	p.work(t, 6, 1, acted("acted_unverified"))
+	enqueue(t, "watch", "c", "--timeout", "20s", "--lang", "ja").want(t, exitDone, []string{"  1  applied\n", "1  acted_unverified  アクションは実行されましたが", "→ kintoneでレコードを確認"}, []string{"!dead ls"})
+	end := enqueue(t, "watch", "c", "--timeout", "20s", "--json").lines(t)[0]
+	if end["outcomes"].(map[string]any)["applied"] != 1.0 || end["reasons"].(map[string]any)["acted_unverified"] != 1.0 {
+		t.Errorf("the end is %v", end)
+	}
+}
+
 // An old result under the id is no news of this job, whatever became of the other.
 func TestSendOneSaysThatItsIdWasUsedForAnotherRecord(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
@@ -247,7 +268,7 @@ func TestSendOneSaysThatItsIdWasUsedForAnotherRecord(t *testing.T) {
 	send("9").want(t, exitDone, []string{"1  applied"}, nil)
 	wg.Wait()
 	send("10").want(t, exitDead, []string{"1  dead", "!applied", "1  id_reused  this id was used before for another record; nothing was run for this job",
-		"→ give every job an id of its own"}, nil)
+		"→ give every job an id of its own"}, []string{"!dead ls"}) // the worker has buried none
 	send("9").want(t, exitDone, []string{"1  applied"}, nil)
 }
 
@@ -390,7 +411,14 @@ func TestHolds(t *testing.T) {
 		{"lanes on their way", lanesAnswer{Lanes: []lane{{App: 9, State: "starting"}, {App: 10, State: "stopping"}}}, nil, nil},
 		{"unserved", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved", Why: "app_not_found"}}}, nil, []string{"app 9 is unserved: the app does not exist"}},
 		{"somebody else's lane", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved"}}}, []int64{5}, nil},
-		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"has used its 10 requests of today"}},
+		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"app 9 waits: the app has used up its requests of today [10 of 10]"}},
+		{"the reserve of a budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, Reserve: 1, RequestsToday: 9, WhenSpent: "halt"}}}, nil,
+			[]string{"[9 of 10] → wait: it goes on at 09:00 Japan time"}},
+		{"a budget that is spent while it is spread", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Why: "budget_paced", Budget: 10, RequestsToday: 10}}}, nil,
+			[]string{"app 9 waits: the app has used up"}},
+		{"a budget that is spread, and the time has come", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Why: "budget_paced", Until: utc(time.Now().Add(-time.Minute))}}}, nil,
+			[]string{"app 9 gathers jobs into fuller batches, as the day's budget is short"}},
+		{"a budget that only warns", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 12, WhenSpent: "warn"}}}, nil, nil},
 	} {
 		got := c.a.holds(c.apps, "en")
 		if !slices.EqualFunc(got, c.want, func(h hold, want string) bool { return strings.Contains(h.String(), want) }) {
@@ -399,6 +427,44 @@ func TestHolds(t *testing.T) {
 	}
 	if got := (lanesAnswer{Lanes: []lane{{App: 9, State: "halted", Why: "deploying"}}}).holds(nil, "ja"); len(got) != 1 || !strings.Contains(got[0].what, "反映中") {
 		t.Errorf("in Japanese: %q", got)
+	}
+}
+
+// A lane that keeps jobs back for its budget's sake holds them up as far as anybody who waits can see.
+func TestALaneThatGathersJobsIsAHold(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	until := time.Now().Add(time.Hour).Truncate(time.Second)
+	raw, err := json.Marshal(lanesAnswer{V: 1, Site: "main", Lanes: []lane{
+		{App: 5, State: "running", Why: "budget_paced", Until: until.Format(time.RFC3339), Budget: 100, RequestsToday: 60, Stretch: 900}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return raw, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop()
+	at := until.Local().Format("15:04:05")
+	line := "app 5 gathers jobs into fuller batches, as the day's budget is short; the next leaves at " + at + "\n"
+	enqueue(t, "lanes").want(t, exitDone, []string{line}, nil)
+	enqueue(t, "lanes", "--lang", "ja").want(t, exitDone, []string{"アプリ5は、", "（次の送信は" + at + "）\n", "!gathers"}, nil)
+	if lines := enqueue(t, "lanes", "--json").lines(t); lines[1]["why"] != "budget_paced" || lines[1]["until"] != until.Format(time.RFC3339) {
+		t.Errorf("lanes --json printed %v", lines)
+	}
+	enqueue(t, "send", "--app", "5", "--record", "1", "--action", "承認", "--wait", "--timeout", "300ms").
+		want(t, exitHeld, nil, []string{"waiting: " + line, "the jobs go on when nothing holds them up"})
+}
+
+// While nothing has ended, nothing is said about how.
+func TestProgressOfMatchesThatHaveNotEnded(t *testing.T) {
+	var b strings.Builder
+	e := &env{stderr: &b}
+	now := time.Now()
+	tally := campaign.NewTally(1, nil)
+	tally.Add(queue.Result{Job: "a", Outcome: queue.Matched, Matches: 100, At: now})
+	e.progress("ended", 1).ended(tally, now)
+	if want := "ended 0 of 1 job (0 of 100 matched records, 1/s, 1m40s left)\n"; b.String() != want {
+		t.Errorf("printed %q, want %q", b.String(), want)
 	}
 }
 

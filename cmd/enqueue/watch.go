@@ -47,9 +47,14 @@ func (c *watchCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	e.say("campaign %s, %s, sent on %s by %s", record.Name, count(record.Total, "job"), local(record.Started), orDash(record.By))
+	if record.MaxDead != nil {
+		e.say("once more than %d are dead, the rest is cancelled", *record.MaxDead)
+	}
 	switch {
 	case !record.Cancelled.IsZero():
-		e.say("it was cancelled on %s by %s; jobs that had not been sent by then are not", local(record.Cancelled), orDash(record.CancelledBy))
+		why, _ := campaign.ReasonText(record.CancelledWhy, e.Lang)
+		e.say("it was cancelled on %s by %s; what had not been sent by then is not sent", local(record.Cancelled),
+			join(orDash(printable(record.CancelledBy)), " ", bracketed(why)))
 	case record.Finished.IsZero():
 		e.say("only %d have been published so far; if nobody is sending it any more, send the file again", record.Published)
 	}
@@ -70,6 +75,7 @@ type following struct {
 	apps     []int64       // whose lanes matter; nil means all
 	campaign string        // for the summary; "" for a single job
 	job      string        // likewise
+	screen   *screen       // shown at the end in place of the summary; nil = the summary
 	timeout  time.Duration // 0 means none
 }
 
@@ -124,6 +130,9 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 				continue
 			}
 			f.tally.Add(r)
+			if f.screen != nil {
+				f.screen.ends.add(r)
+			}
 		case <-look.C:
 			if !caughtUp {
 				continue
@@ -164,12 +173,12 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 				}
 			}
 			p.close()
-			return e.timedOut(f, len(held) > 0)
+			return e.timedOut(ctx, q, f, len(held) > 0)
 		}
 	}
 	p.ended(f.tally, time.Now())
 	p.close()
-	if err := e.summarise(f, true); err != nil {
+	if err := e.summarise(ctx, q, f, true); err != nil {
 		return err
 	}
 	switch {
@@ -192,8 +201,8 @@ func (e *env) leave(p *progress, f following) error {
 }
 
 // timedOut ends a wait that was long enough. What holds the jobs up has been said when it began.
-func (e *env) timedOut(f following, held bool) error {
-	if err := e.summarise(f, false); err != nil {
+func (e *env) timedOut(ctx context.Context, q *queue.Queue, f following, held bool) error {
+	if err := e.summarise(ctx, q, f, false); err != nil {
 		return err
 	}
 	if held {
@@ -211,15 +220,23 @@ type ending struct {
 	Ended    int                   `json:"ended"`
 	Outcomes map[queue.Outcome]int `json:"outcomes"`
 	Reasons  map[string]int        `json:"reasons"`
+	Matched  int                   `json:"matched,omitempty"` // jobs that were made of others, as far as is known; outcomes count them in place of those
 	Done     bool                  `json:"done"`
 }
 
 // summarise writes to stdout how the jobs ended, done or not.
-func (e *env) summarise(f following, done bool) error {
+func (e *env) summarise(ctx context.Context, q *queue.Queue, f following, done bool) error {
 	t := f.tally
+	ended, matched := t.Matched()
 	if e.JSON {
-		return e.emit(ending{head: of("end"), Campaign: f.campaign, Job: f.job, Total: t.Total(), Ended: t.Ended(),
-			Outcomes: t.Outcomes(), Reasons: t.Reasons(), Done: done})
+		err := e.emit(ending{head: of("end"), Campaign: f.campaign, Job: f.job, Total: t.Total(), Ended: t.Ended(),
+			Outcomes: t.Outcomes(), Reasons: t.Reasons(), Matched: matched, Done: done})
+		if err != nil || f.screen == nil {
+			return err
+		}
+	}
+	if f.screen != nil {
+		return e.showScreen(ctx, q, f, done)
 	}
 	name := "job " + f.job
 	if f.campaign != "" {
@@ -228,13 +245,18 @@ func (e *env) summarise(f following, done bool) error {
 	if err := e.print("%s: %d of %s ended\n", printable(name), t.Ended(), count(t.Total(), "job")); err != nil {
 		return err
 	}
+	if matched > 0 {
+		if err := e.print("  %d of %s ended, each a job of its own\n", ended, count(matched, "matched record")); err != nil {
+			return err
+		}
+	}
 	g := listing(0, ">", "")
 	for _, o := range outcomes {
 		if n := t.Count(o); n > 0 {
 			g.add(n, o)
 		}
 	}
-	if t.Ended() > 0 {
+	if len(t.Outcomes()) > 0 {
 		if err := e.write(g, "  "); err != nil {
 			return err
 		}
@@ -248,12 +270,28 @@ func (e *env) summarise(f following, done bool) error {
 	if err := e.explainReasons(t.Reasons()); err != nil {
 		return err
 	}
-	how := "--job " + f.job
-	if f.campaign != "" {
-		how = "--campaign " + f.campaign
+	if how := lettersOf(ctx, q, f); how != "" {
+		e.say("see them with: enqueue dead ls %s", how)
 	}
-	e.say("see them with: enqueue dead ls %s", how)
 	return nil
+}
+
+// lettersOf says how to list the dead letters of what was followed; "" if there are none. Not all that is told with a
+// reason has one: what was cancelled or applied never had, and somebody may have resolved or discarded the others.
+func lettersOf(ctx context.Context, q *queue.Queue, f following) (how string) {
+	if f.tally.Count(queue.Dead)+f.tally.Count(queue.Unknown) == 0 {
+		return ""
+	}
+	filter, list := queue.DeadFilter{Site: f.filter.Site, App: f.filter.App, Job: f.job, Limit: 1}, "--job "+f.job
+	if f.campaign != "" {
+		filter, list = queue.DeadFilter{Site: f.filter.Site, Campaign: f.campaign, Limit: 1}, "--campaign "+f.campaign
+	}
+	for _, err := range q.Dead(ctx, filter) {
+		if how = list; err != nil { // the list will tell it
+			break
+		}
+	}
+	return how
 }
 
 // laneNews is an answer about the lanes, or why there is none.

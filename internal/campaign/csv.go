@@ -2,6 +2,7 @@ package campaign
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -18,12 +19,7 @@ import (
 
 // Columns are the headings that a CSV file may have, in the order in which messages list them. They are recognised
 // whatever their case and width and with space around them.
-var Columns = []string{"job", "app", "record", "action", "assignee", "revision", "ref"}
-
-// keyColumns address records by a field's value. They are known, so that the message can be better than "unknown".
-var keyColumns = []string{"key_field", "key_value"}
-
-const noKeys = "keys are not supported by this version; give record ids"
+var Columns = []string{"job", "app", "record", "key_field", "key_value", "match", "action", "assignee", "revision", "ref"}
 
 // wellKnown says what to do about headings that kintone's own exports have. A status is where a record stands, not an
 // action: taking it for one would run whatever action happens to be named like it.
@@ -94,11 +90,7 @@ func (s *sheet) readHeader(line int, cells []string, renamed map[string]string) 
 	for heading, name := range renamed {
 		name = fold(name)
 		if name != "-" && !slices.Contains(Columns, name) {
-			text := fmt.Sprintf("there is no column %q to map it to (known: %s; - to ignore it)", name, strings.Join(Columns, ", "))
-			if slices.Contains(keyColumns, name) {
-				text = noKeys
-			}
-			s.problems.add(line, heading, "%s", text)
+			s.problems.add(line, heading, "there is no column %q to map it to (known: %s; - to ignore it)", name, strings.Join(Columns, ", "))
 		}
 		rename[fold(heading)] = name
 	}
@@ -121,8 +113,6 @@ func (s *sheet) readHeader(line int, cells []string, renamed map[string]string) 
 			name = ""
 		case name == "":
 			text = "this column has no heading"
-		case slices.Contains(keyColumns, name):
-			text = noKeys
 		case !slices.Contains(Columns, name):
 			text = unknownColumn(heading)
 		case taken[name] != "":
@@ -143,7 +133,8 @@ func (s *sheet) readHeader(line int, cells []string, renamed map[string]string) 
 		given bool
 		how   string
 	}{
-		{"record", false, "add it, or use --map COLUMN=record"},
+		{"record", taken["key_value"] != "", "add it, or use --map COLUMN=record, or --map COLUMN=key_value with --key-field for records that a field's value names"},
+		{"key_field", taken["key_value"] == "" || s.defaults.Key != nil, "add it, or give --key-field"},
 		{"app", s.defaults.App != 0, "add it, or give --app"},
 		{"action", s.defaults.Action != "", "add it, or give --action"},
 	} {
@@ -162,8 +153,13 @@ func (s *sheet) readRow(line int, cells []string) (Row, bool) {
 		return Row{}, false
 	}
 	job := s.defaults
-	for i, cell := range cells {
-		cell = strings.TrimSpace(cell)
+	key := queue.Key{}
+	if job.Key != nil {
+		key = *job.Key
+	}
+	match := ""
+	for i, raw := range cells {
+		cell := strings.TrimSpace(raw)
 		if s.names[i] == "" || cell == "" {
 			continue
 		}
@@ -178,6 +174,12 @@ func (s *sheet) readRow(line int, cells []string) (Row, bool) {
 			s.number(&job.App, line, i, cell, 1)
 		case "record":
 			s.number(&job.Record, line, i, cell, 1)
+		case "key_field":
+			key.Field = strings.Clone(cell)
+		case "key_value":
+			key.Value = strings.Clone(raw) // space in it may be what tells two records apart
+		case "match":
+			match = strings.ToLower(cell)
 		case "revision":
 			s.number(&job.Revision, line, i, cell, -1)
 		case "action":
@@ -191,13 +193,31 @@ func (s *sheet) readRow(line int, cells []string) (Row, bool) {
 	if s.problems.Total > before {
 		return Row{}, false
 	}
+	// What the flags say of keys is for the rows that have one.
+	keyed := key.Value != ""
+	job.Key = nil
+	if keyed {
+		job.Key = &key
+		match = cmp.Or(match, job.Match, queue.MatchOne)
+	}
+	job.Match = match
+	byKey, byRecord := slices.Contains(s.names, "key_value"), slices.Contains(s.names, "record")
 	for _, lack := range []struct {
 		name string
 		is   bool
-	}{{"app", job.App == 0}, {"record", job.Record == 0}, {"action", job.Action == ""}} {
+	}{
+		{"app", job.App == 0},
+		{"record", job.Record == 0 && !byKey},
+		{"key_value", !keyed && !byRecord},
+		{"key_field", keyed && key.Field == ""},
+		{"action", job.Action == ""},
+	} {
 		if lack.is {
 			s.problems.add(line, s.heading(lack.name), "is empty")
 		}
+	}
+	if job.Record == 0 && !keyed && byKey && byRecord {
+		s.problems.add(line, s.heading("record"), "is empty, and so is %s: one of them has to say which record", s.heading("key_value"))
 	}
 	if s.problems.Total == before {
 		checkJob(line, job, s.heading, s.problems)
@@ -263,7 +283,9 @@ func checkJob(line int, job queue.Job, heading func(string) string, problems *Ro
 		return
 	}
 	for _, p := range refused.Problems {
-		problems.add(line, heading(strings.TrimPrefix(p.Pointer, "/")), "%s", p.Text)
+		// /key/value is the column key_value.
+		name := strings.ReplaceAll(strings.TrimPrefix(p.Pointer, "/"), "/", "_")
+		problems.add(line, heading(name), "%s", p.Text)
 	}
 }
 

@@ -10,5 +10,6 @@
 // queue recognises them.
 //
 // [Tally] is the other end: it is fed the results that the ledger holds and knows at any time how far the campaign is,
-// how fast it goes and what its dead letters died of. [ReasonText] puts the stable reason codes into words for people.
+// how fast it goes and what its dead letters died of. A row whose key matches several records becomes a job for each of
+// them; it has ended when they have, and how they ended is how it did. [ReasonText] puts the stable reason codes into words for people.
 package campaign

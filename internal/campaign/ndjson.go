@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"statusq/internal/queue"
@@ -34,9 +35,6 @@ func readNDJSON(text []byte, o ReadOptions, problems *RowErrors) []Row {
 				problems.add(number, p.Pointer, "%s", p.Text)
 			}
 		}
-		if err == nil && job.Key != nil {
-			problems.add(number, "/key", noKeys)
-		}
 		if err != nil && problems.Total == before {
 			problems.add(number, "", "%v", err)
 		}
@@ -44,16 +42,19 @@ func readNDJSON(text []byte, o ReadOptions, problems *RowErrors) []Row {
 	return rows
 }
 
-// withDefaults adds the defaults to a JSON object, as members before its own, where it has none of that name. What is
-// not an object comes back as it is.
+// withDefaults adds the defaults to a JSON object, as members before its own, where it has none of that name. What they
+// say of keys is for an object that has a key. What is not an object comes back as it is.
 func withDefaults(line []byte, d queue.Job) []byte {
 	has, ok := members(line)
 	if !ok {
 		return line
 	}
+	if d.Key != nil {
+		line = withKeyField(line, has["key"], d.Key.Field)
+	}
 	var b bytes.Buffer
 	add := func(name string, given bool, value any) {
-		if !given || has[name] {
+		if _, own := has[name]; !given || own {
 			return
 		}
 		text, err := json.Marshal(value)
@@ -64,10 +65,12 @@ func withDefaults(line []byte, d queue.Job) []byte {
 		b.Write(text)
 		b.WriteByte(',')
 	}
+	_, keyed := has["key"]
 	b.WriteByte('{')
 	add("v", true, 1)
 	add("site", d.Site != "", d.Site)
 	add("app", d.App != 0, d.App)
+	add("match", d.Match != "" && keyed, d.Match)
 	add("action", d.Action != "", d.Action)
 	add("assignee", d.Assignee != "", d.Assignee)
 	add("revision", d.Revision > 0, d.Revision)
@@ -84,13 +87,35 @@ func withDefaults(line []byte, d queue.Job) []byte {
 	return b.Bytes()
 }
 
-// members returns the names of an object's members, and whether the line begins like an object at all.
-func members(line []byte) (map[string]bool, bool) {
-	in := json.NewDecoder(bytes.NewReader(line))
+// withKeyField adds a field to the key of an object, if it has a key that names none.
+func withKeyField(line []byte, key place, field string) []byte {
+	own, ok := members(line[key.from:key.to])
+	if _, given := own["field"]; !ok || given {
+		return line
+	}
+	text, err := json.Marshal(field)
+	if err != nil {
+		return line // a string always can be
+	}
+	member := []byte(`"field":` + string(text))
+	if len(own) > 0 {
+		member = append(member, ',')
+	}
+	inside := int(key.from) + bytes.IndexByte(line[key.from:], '{') + 1
+	return slices.Insert(slices.Clone(line), inside, member...)
+}
+
+// place is where the value of a member stands.
+type place struct{ from, to int64 }
+
+// members returns where an object has its members, by their names, and whether the text begins like an object at all. Of
+// one that stands there twice, which will be refused, it is the last.
+func members(text []byte) (map[string]place, bool) {
+	in := json.NewDecoder(bytes.NewReader(text))
 	if t, err := in.Token(); err != nil || t != json.Delim('{') {
 		return nil, false
 	}
-	has := make(map[string]bool)
+	has := make(map[string]place)
 	for in.More() {
 		name, err := in.Token()
 		if err != nil {
@@ -100,11 +125,12 @@ func members(line []byte) (map[string]bool, bool) {
 		if !ok {
 			return nil, false
 		}
-		has[s] = true
 		var value json.RawMessage
 		if in.Decode(&value) != nil {
 			return nil, false
 		}
+		end := in.InputOffset()
+		has[s] = place{end - int64(len(value)), end}
 	}
 	return has, true
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -120,6 +121,51 @@ func TestReadCSV(t *testing.T) {
 	}
 }
 
+func TestReadKeys(t *testing.T) {
+	keyed := func(field, value, match string) queue.Job {
+		return queue.Job{Site: "main", App: 5, Key: &queue.Key{Field: field, Value: value}, Match: match, Action: "承認", Revision: -1}
+	}
+	plain := queue.Job{Site: "main", App: 5, Record: 1001, Action: "承認", Revision: -1}
+	flags := queue.Job{App: 5, Action: "承認", Key: &queue.Key{Field: "code"}, Match: queue.MatchAll}
+	for _, c := range []struct {
+		name, text string
+		o          ReadOptions
+		want       []queue.Job
+	}{
+		{name: "columns", text: "app,key_field,key_value,match,action\n5,code,C-1,ALL,承認\n5,$id,12,,承認\n",
+			want: []queue.Job{keyed("code", "C-1", "all"), keyed("$id", "12", "one")}},
+		{name: "flags, and a column for the values", text: "コード\nC-1\n\"a\"\"b\"\n", o: ReadOptions{Map: map[string]string{"コード": "key_value"}, Defaults: flags},
+			want: []queue.Job{keyed("code", "C-1", "all"), keyed("code", `a"b`, "all")}},
+		{name: "values keep their space, nothing else does", text: " コード , action \n\" sp1\", 承認 \nsp1\u3000 ,\t承認\n", o: ReadOptions{Map: map[string]string{"コード": "key_value"}, Defaults: flags},
+			want: []queue.Job{keyed("code", " sp1", "all"), keyed("code", "sp1\u3000 ", "all")}},
+		{name: "a row says more than a flag", text: "key_field,key_value,match\nname,x,one\n", o: ReadOptions{Defaults: flags}, want: []queue.Job{keyed("name", "x", "one")}},
+		{name: "records and keys in one file: flags of keys are for keys", text: "record,key_value\n1001,\n,C-1\n", o: ReadOptions{Defaults: flags},
+			want: []queue.Job{plain, keyed("code", "C-1", "all")}},
+		{name: "flags of keys and a file of records", text: "record\n1001\n", o: ReadOptions{Defaults: flags}, want: []queue.Job{plain}},
+		{name: "NDJSON", text: `{"app":5,"action":"承認","key":{"field":"code","value":"C-1"},"match":"all"}` + "\n" + `{"app":5,"action":"承認","key":{"field":"code","value":"2"}}`,
+			o: ReadOptions{Format: NDJSON}, want: []queue.Job{keyed("code", "C-1", "all"), keyed("code", "2", "one")}},
+		{name: "NDJSON and flags", text: `{ "ref":"x{", "key" : { "value":"C-1" } }` + "\n" + `{"record":1001}` + "\n" + `{"key":{"field":"name","value":"y"},"match":"one"}`,
+			o: ReadOptions{Format: NDJSON, Defaults: flags}, want: []queue.Job{
+				func() queue.Job { j := keyed("code", "C-1", "all"); j.Ref = "x{"; return j }(), plain, keyed("name", "y", "one")}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := read(t, c.text, c.o)
+			for i := range c.want {
+				c.want[i].Campaign, c.want[i].ID = f.Campaign, fmt.Sprintf("%s-%d", f.Campaign, i+1)
+			}
+			if got := f.Jobs(); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("jobs\n%+v, want\n%+v", got, c.want)
+			}
+		})
+	}
+
+	// Jobs that differ in nothing but their keys are different jobs.
+	name := func(text string) string { return read(t, text, ReadOptions{Defaults: flags}).Campaign }
+	if a, b := name("key_value\nC-1\n"), name("key_value\nC-2\n"); a == b {
+		t.Errorf("two files of different keys are both called %s", a)
+	}
+}
+
 func TestReadNamesWhatIsWrong(t *testing.T) {
 	const head = "app,record,action\n"
 	for _, c := range []struct {
@@ -144,12 +190,21 @@ func TestReadNamesWhatIsWrong(t *testing.T) {
 		{name: "a control character", text: head + "5,1,\"a\x00b\"\n", want: "2|action|control characters"},
 		{name: "the file's own heading is named", text: "アプリ,record,action\nx,1,承認\n", o: ReadOptions{Map: map[string]string{"アプリ": "app"}}, want: "2|アプリ|not a whole number"},
 		{name: "ragged", text: head + "5,1,承認\n5,2\n5,3,承認,x\n", want: "3||has 2 cells, the header has 3\n4||has 4 cells, the header has 3"},
-		{name: "unknown column", text: "app,record,action,memo\n", want: "1|memo|unknown column (known: job, app, record, action, assignee, revision, ref); use --map memo=NAME, or --map memo=- to ignore it"},
+		{name: "unknown column", text: "app,record,action,memo\n", want: "1|memo|unknown column (known: job, app, record, key_field, key_value, match, action, assignee, revision, ref); use --map memo=NAME, or --map memo=- to ignore it"},
 		{name: "unknown column to be quoted", text: "app,record,action,my memo\n", want: "1|my memo|--map 'my memo'=-"},
 		{name: "kintone's record number", text: "app,レコード番号,action\n", want: "1|レコード番号|--map レコード番号=record"},
 		{name: "a status is not an action", text: "app,record,ステータス\n5,1,承認\n", want: "1|ステータス|not an action; use --map ステータス=-"},
-		{name: "key columns", text: "app,key_field,key_value,action\n", want: "1|key_field|keys are not supported\n1|key_value|keys are not supported"},
-		{name: "mapping to a key", text: "app,code,action\n5,x,承認\n", o: ReadOptions{Map: map[string]string{"code": "key_value"}}, want: "1|code|keys are not supported\n1|code|keys are not supported"},
+		{name: "a column of values and no field", text: "app,key_value,action\n", want: "1||the column key_field is missing: add it, or give --key-field"},
+		{name: "a field and no values", text: "app,key_field,action\n", want: "1||--map COLUMN=key_value with --key-field"},
+		{name: "an empty key", text: "app,key_field,key_value,action\n5,code,,承認\n", want: "2|key_value|is empty"},
+		{name: "a key of nothing but space", text: "app,key_field,key_value,action\n5,code,\"  \",承認\n", want: "2|key_value|is empty"},
+		{name: "an empty field", text: "app,key_field,key_value,action\n5,,C-1,承認\n", want: "2|key_field|is empty"},
+		{name: "neither record nor key", text: "app,record,コード,action\n5,,,承認\n", o: ReadOptions{Map: map[string]string{"コード": "key_value"}, Defaults: queue.Job{Key: &queue.Key{Field: "code"}}},
+			want: "2|record|is empty, and so is コード"},
+		{name: "record and key", text: "app,record,key_field,key_value,action\n5,1,code,C-1,承認\n", want: "2||has both record and key"},
+		{name: "a match that is none", text: "app,key_field,key_value,match,action\n5,code,C-1,some,承認\n", want: "2|match|must be one or all"},
+		{name: "a match without a key", text: "app,record,key_field,key_value,match,action\n5,1,,,all,承認\n", want: "2|match|is for jobs with a key"},
+		{name: "a key with control characters", text: "app,key_field,key_value,action\n5,code,\"C\x00\",承認\n", want: "2|key_value|control characters"},
 		{name: "a column twice", text: "app,record,action,RECORD\n", want: `1|RECORD|is the column record, and so is "record"`},
 		{name: "a heading missing", text: "app,record,action,\n5,1,承認,\n", want: "1||no heading"},
 		{name: "no record column", text: "app,action\n5,承認\n", want: "1||the column record is missing: add it, or use --map COLUMN=record"},
@@ -232,7 +287,9 @@ func TestReadNDJSONNamesWhatIsWrong(t *testing.T) {
 		{"wrong case with a default for it", `{"record":1,"Action":"却下"}`, "1|/Action|did you mean action"},
 		{"a member twice", `{"record":1,"app":6,"app":7}`, "1|/app|more than once"},
 		{"another site", `{"record":1,"site":"other"}`, "1|/site|differs"},
-		{"a key", `{"key":{"field":"code","value":"C-1"}}`, "1|/key|keys are not supported"},
+		{"a key without a field", `{"key":{"value":"C-1"}}`, "1|/key/field|missing"},
+		{"a key and a record", `{"record":1,"key":{"field":"code","value":"C-1"}}`, "1||has both record and key"},
+		{"a match without a key", `{"record":1,"match":"all"}`, "1|/match|is for jobs with a key"},
 		{"nothing but defaults", `{}`, "1||record or key is missing"},
 		{"two campaigns", `{"record":1,"campaign":"a"}` + "\n" + `{"record":2,"campaign":"b"}`, `2|campaign|is "b"`},
 		{"a newer version", `{"v":2,"record":1}`, "1||newer version"},

@@ -66,9 +66,73 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"the message is not a valid job", "see what the message says is wrong; mend the program that published it and publish the job again"},
 		reason{"ジョブとして読めないメッセージです", "メッセージの内容を確認し、送信元のプログラムを直して送り直してください"},
 	},
-	"key_unsupported": {
-		reason{"the job names its record by a key field, which this version does not support", "send the job again with the record's id"},
-		reason{"キーフィールドによるレコード指定は、このバージョンでは使えません", "レコード番号を指定して送り直してください"},
+	"matched": {
+		reason{"the key was found, and each record that has it gets a job of its own", "wait: they are tried next"},
+		reason{"キーに一致したレコードごとに、個別のジョブを作成しています", "そのままで構いません。順に実行されます"},
+	},
+	"key_not_found": {
+		reason{"no record has that value in the key field", "check field and value, and that the account or token may view the record; retry once the record is there"},
+		reason{"キーの値に一致するレコードがありません", "キーフィールドと値、レコードの閲覧権限を確認してください。レコードができたら再試行してください"},
+	},
+	"key_ambiguous": {
+		reason{"several records have that value in the key field, and the job is for one", "send the job again with the record's id, or with match all if all of them are meant"},
+		reason{"キーの値に一致するレコードが複数あります", "レコード番号を指定するか、すべてを対象にするならmatch allを指定して送り直してください"},
+	},
+	"key_invalid": {
+		reason{"the value is none that the key field can have", "see the message for what the field takes, then send the job again"},
+		reason{"キーフィールドに使えない値です", "メッセージでフィールドに使える値を確認し、ジョブを送り直してください"},
+	},
+	"key_field_invalid": {
+		reason{"the app has no field of that code which can be a key", "give the code of a field outside tables that holds text, a link, a number, a date or the record number (the code, not the label), then send the job again"},
+		reason{"キーに使えるフィールドがアプリにありません", "テーブルの外にある文字列（1行）、リンク、数値、日付、レコード番号などのフィールドコード（フィールド名ではありません）を指定して、ジョブを送り直してください"},
+	},
+	"key_revision": {
+		reason{"the key matches several records, and one revision cannot be right for all of them", "send the job again without a revision, or one job with its own revision for each record"},
+		reason{"キーに一致するレコードが複数あるため、1つのリビジョンは指定できません", "リビジョンなしで送り直すか、レコードごとにリビジョンを指定して送り直してください"},
+	},
+	"key_refused": {
+		reason{"kintone refuses to look the key up", "see kintone's code and message; retry once the cause is gone"},
+		reason{"キーによるレコードの検索をkintoneが拒否しました", "kintoneのエラーコードとメッセージを確認し、原因がなくなってから再試行してください"},
+	},
+	"condition_unmet": {
+		reason{"the record does not meet the condition under which the action may be run", "compare the record with the action's condition in the app's process management; retry once it is met"},
+		reason{"レコードがアクションの実行条件を満たしていません", "プロセス管理の設定にあるアクションの実行条件とレコードを比べてください。条件を満たしたら再試行してください"},
+	},
+	"not_executable": {
+		reason{"the account that statusq uses is none of those who may run the action", "add it to those who may run the action in the app's process management (Administrator for API tokens), or let one of them act; then retry"},
+		reason{"statusqが使うアカウントには、このアクションを実行できません", "プロセス管理の設定でアクションの実行者に加えるか（APIトークンならAdministrator）、実行できる人に任せてから再試行してください"},
+	},
+	"acted_not_moved": {
+		reason{"the action was run, and the record waits in its status for the others who must act", "leave it: the record moves on when all its assignees have acted; do not send it again for this account"},
+		reason{"アクションは実行されましたが、ほかの作業者の実行を待っているため、ステータスは変わっていません", "作業者全員が実行すると先へ進みます。同じアカウントで送り直す必要はありません"},
+	},
+	"acted_unverified": {
+		reason{"kintone says that the action was run, and the record could not be read afterwards to see where it stands", "look at the record in kintone; send nothing again before that"},
+		reason{"アクションは実行されましたが、その後のステータスを確認できませんでした", "kintoneでレコードを確認してください。確認するまで送り直さないでください"},
+	},
+	"budget_spent": {
+		reason{"the app has used up its requests of today", "wait: it goes on at 09:00 Japan time (00:00 UTC); if that is too late, raise dailyRequests of the app in the worker's configuration, or set its whenSpent to warn, and restart the worker"},
+		reason{"このアプリの本日分のリクエスト数を使い切りました", "日本時間9時に自動的に再開します。急ぐ場合は、ワーカーの設定でアプリのdailyRequestsを増やすかwhenSpentをwarnにして、ワーカーを再起動してください"},
+	},
+	"settings_change": {
+		reason{"the app's process settings are being changed through statusq", "wait: the lane goes on when the change has been deployed or given up; see enqueue settings status"},
+		reason{"statusqによるプロセス管理の設定変更を実施中です", "反映または中止されると自動的に再開します。状況はenqueue settings statusで確認できます"},
+	},
+	"cancelled": {
+		reason{"the campaign was cancelled before the job was sent", "leave it; if it is wanted after all, send it again under a new job id and in another campaign: under its old id it is a duplicate"},
+		reason{"実行する前にキャンペーンが中止されました", "対応は不要です。やはり必要な場合は、新しいジョブIDと別のキャンペーン名で送り直してください（同じIDのままでは重複として扱われ、実行されません）"},
+	},
+	"max_dead": {
+		reason{"more jobs of the campaign died than it allows", "see to the dead ones first; then send what was cancelled again under new job ids and in another campaign: under their old ids they are duplicates"},
+		reason{"キャンペーンのエラー件数が上限（max-dead）を超えました", "エラーになったジョブを先に確認し、中止された分を新しいジョブIDと別のキャンペーン名で送り直してください（同じIDのままでは重複として扱われ、実行されません）"},
+	},
+	"budget_paced": {
+		reason{"jobs are gathered into fuller batches, because the day's requests would not last otherwise", "wait, at most ten minutes for a batch; with larger dailyRequests for the app, and a restart, it takes less"},
+		reason{"1日のリクエスト数を使い切らないように、ジョブをまとめて送っています", "対応は不要です。短くするには、アプリのdailyRequestsを増やして再起動してください"},
+	},
+	"under_way": {
+		reason{"a job of this id was sent before and has not ended yet; nothing more is run for this one", "wait for the first one: enqueue job ID shows where it is"},
+		reason{"同じIDのジョブが先に送られ、まだ終わっていません。このジョブでは何も実行されません", "先のジョブを待ってください(enqueue job IDで場所がわかります)"},
 	},
 	"id_reused": {
 		reason{"this id was used before for another record; nothing was run for this job", "give every job an id of its own, and send it again"},
@@ -111,8 +175,8 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"アプリが存在しません", "アプリIDを確認してください。アプリが削除されていませんか"},
 	},
 	"token_invalid": {
-		reason{"kintone does not accept the API token for this app", "check that the token belongs to the app and that the app was updated after the token was made"},
-		reason{"このアプリのAPIトークンが受け付けられません", "アプリのトークンであること、トークン作成後にアプリを更新したことを確認してください"},
+		reason{"kintone does not accept the API token for this app", "check that the token belongs to the app and that the app was updated after the token was made; a new token in its file is used within seconds, one in the environment takes a restart"},
+		reason{"このアプリのAPIトークンが受け付けられません", "アプリのトークンであること、トークン作成後にアプリを更新したことを確認してください。トークンのファイルを書き換えると数秒で反映されます（環境変数の場合はワーカーの再起動が必要です）"},
 	},
 	"no_permission": {
 		reason{"the account or token may not do this in the app", "grant it the right to view and edit records of the app"},
@@ -131,8 +195,8 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"kintoneがサーバーエラーを返しています", "自動的に再試行します。続く場合はkintoneの稼働状況を確認してください"},
 	},
 	"not_kintone": {
-		reason{"something answers that is not kintone", "check the base URL, the proxy, and that no login page stands in between; the lane tries again by itself"},
-		reason{"kintone以外のものが応答しています", "ベースURLとプロキシを確認し、途中でログイン画面が挟まっていないか確かめてください。自動的に再試行します"},
+		reason{"something answers that is not kintone", "check the base URL, the proxy, the client certificate if there is one, and that no login page stands in between; the lane tries again by itself"},
+		reason{"kintone以外のものが応答しています", "ベースURL、プロキシ、クライアント証明書（使う場合）を確認し、途中でログイン画面が挟まっていないか確かめてください。自動的に再試行します"},
 	},
 	"unreachable": {
 		reason{"kintone cannot be reached", "wait: it is tried again by itself; if that lasts, check the network and the proxy, and look at kintone's status page"},
@@ -147,8 +211,8 @@ var reasons = map[string]struct{ en, ja reason }{
 		reason{"ほかの処理のため、kintoneがレコードまたはアプリをロックしています", "自動的に再試行します"},
 	},
 	"login_refused": {
-		reason{"kintone refuses the login", "correct the login name and password; nothing is tried before that, so that the account is not locked"},
-		reason{"kintoneへのログインが拒否されました", "ログイン名とパスワードを直してください。アカウントがロックされないよう、それまで試行しません"},
+		reason{"kintone refuses the login", "correct the login name and password: a password file that changes is used within seconds, anything else takes a restart; nothing is tried before that, so that the account is not locked"},
+		reason{"kintoneへのログインが拒否されました", "ログイン名とパスワードを直してください。パスワードのファイルは書き換えると数秒で反映されます（それ以外はワーカーの再起動が必要です）。アカウントがロックされないよう、それまで試行しません"},
 	},
 	"worker_too_old": {
 		reason{"the queue holds something that only a newer worker understands", "update the worker"},

@@ -18,6 +18,9 @@ func TestEveryReasonHasATextInBothLanguages(t *testing.T) {
 	for _, dir := range []string{"../dispatch", "../queue"} {
 		maps.Copy(codes, constants(t, dir, "Reason"))
 	}
+	if codes["ReasonActedNotMoved"] != ReasonActedNotMoved || codes["ReasonActedUnverified"] != ReasonActedUnverified {
+		t.Errorf("the worker calls %q and %q what the tally calls %q and %q", codes["ReasonActedNotMoved"], codes["ReasonActedUnverified"], ReasonActedNotMoved, ReasonActedUnverified)
+	}
 	for _, name := range []string{"ReasonLocked", "ReasonRecordNotFound", "ReasonRetried"} {
 		if codes[name] == "" {
 			t.Errorf("%s was not found in the sources: does this test look in the right place?", name)
@@ -72,6 +75,20 @@ func constants(t *testing.T, dir, prefix string) map[string]string {
 		}
 	}
 	return found
+}
+
+// Under its old id and in its old campaign, a job that was cancelled is a duplicate: the advice has to say both.
+func TestWhatWasCancelledNeedsNewIDs(t *testing.T) {
+	for _, code := range []string{"cancelled", "max_dead"} {
+		for lang, want := range map[string][]string{"en": {"under", "new job id", "another campaign"}, "ja": {"新しいジョブID", "別のキャンペーン名"}} {
+			_, todo := ReasonText(code, lang)
+			for _, part := range want {
+				if !strings.Contains(todo, part) {
+					t.Errorf("%s (%s): %q, want %q in it", code, lang, todo, part)
+				}
+			}
+		}
+	}
 }
 
 // The texts are put behind a colon and behind an arrow, among others: each is a part of a sentence that fits there.

@@ -1,6 +1,7 @@
 package campaign
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"time"
@@ -13,18 +14,26 @@ const rateWindow = 30 * time.Second
 
 // Tally counts how jobs ended. Feed it results in the order of the ledger, from the beginning. It is used by one
 // goroutine.
+//
+// A job whose key matched several records is one job of many ends: those of the jobs that were made of it, one for each
+// record. It has ended when all of them have, and in the counts of outcomes and reasons it is they that stand.
 type Tally struct {
 	total    int
 	only     map[string]target // nil: every job counts
-	ends     map[string]end
+	ends     map[string]end    // of jobs, and of those that were made of them
+	families map[string]family // by job, of those that jobs were made of
 	outcomes map[queue.Outcome]int
 	reasons  map[string]int
+
+	ended    int // jobs, with all that were made of them
+	children int // jobs that were made of others and have ended
+	expected int // how many of those there will be, as far as is known
 
 	// The newest results per second, oldest first, none older than rateWindow before the newest.
 	recent []second
 }
 
-// target is what a job acts on.
+// target is what a job acts on. Which record a key leads to is not known before it ends: 0.
 type target struct{ app, record int64 }
 
 // end is how a job ended, as far as is known.
@@ -34,13 +43,24 @@ type end struct {
 	reason  string
 }
 
+// family is what is known of the jobs that were made of one.
+type family struct {
+	size  int // how many there are, once their parent has ended
+	ended int
+}
+
 type second struct {
 	unix int64
 	n    int
 }
 
-// reasonIDReused is the worker's reason for a job whose id was used before for another record.
-const reasonIDReused = "id_reused"
+// The worker's reasons that a tally knows. They are spelt here as well, because clients of the queue have no worker in them.
+const (
+	ReasonUnderWay        = "under_way"        // of a duplicate whose job has not ended: its end is still to come
+	ReasonIDReused        = "id_reused"        // of a job whose id was used before for another record
+	ReasonActedNotMoved   = "acted_not_moved"  // of a job that was applied, while its record waits for the others who must act
+	ReasonActedUnverified = "acted_unverified" // of a job that was applied, and where its record stands could not be read
+)
 
 // leastLeft is the share of the jobs below which the rate says nothing about the rest any more: the last ones are mostly
 // parked, and wait for a time or for somebody.
@@ -49,7 +69,8 @@ const leastLeft = 0.02
 // NewTally expects total jobs. With jobs, which have ids, only the results of those count, and total is how many they
 // are; without, every result counts, and a total of 0 means that it is not known.
 func NewTally(total int, jobs []queue.Job) *Tally {
-	t := &Tally{total: total, ends: make(map[string]end), outcomes: make(map[queue.Outcome]int), reasons: make(map[string]int)}
+	t := &Tally{total: total, ends: make(map[string]end), families: make(map[string]family), outcomes: make(map[queue.Outcome]int),
+		reasons: make(map[string]int)}
 	if jobs != nil {
 		t.only = make(map[string]target, len(jobs))
 		for _, job := range jobs {
@@ -66,31 +87,45 @@ func NewTally(total int, jobs []queue.Job) *Tally {
 //
 // An id belongs to the record that it was used for first. A job whose id turns out to have ended for another record is
 // dead with the reason id_reused, as the worker runs nothing for it: that the other job was applied says nothing about
-// this one.
+// this one. Of a job with a key the record is not known before, and may differ when its key is looked up once more.
 func (t *Tally) Add(r queue.Result) bool {
+	if r.Outcome == queue.Duplicate && r.Reason == ReasonUnderWay {
+		return false
+	}
 	was, known := t.ends[r.Job]
 	is := end{record: r.Record, outcome: r.Outcome}
-	if r.Outcome == queue.Dead || r.Outcome == queue.Unknown {
+	switch r.Outcome {
+	case queue.Dead, queue.Unknown, queue.Cancelled:
 		is.reason = r.Reason
+	case queue.Applied: // most need no reason, and these want a look
+		if r.Reason == ReasonActedNotMoved || r.Reason == ReasonActedUnverified {
+			is.reason = r.Reason
+		}
 	}
+	job := cmp.Or(r.Parent, r.Job) // as it was sent
 	record := was.record
 	if t.only != nil {
-		job, meant := t.only[r.Job]
-		if !meant || r.App != job.app { // each app has ids of its own
+		meant, ok := t.only[job]
+		if !ok || r.App != meant.app { // each app has ids of its own
 			return false
 		}
-		record = job.record
+		record = 0
+		if r.Parent == "" {
+			record = meant.record
+		}
 	}
-	switch {
-	case t.only == nil && !known, r.Record == record:
-	case known, r.Outcome == queue.Duplicate, r.Reason == reasonIDReused: // the other job came later, and is the one that was not run
+	switch reused := r.Reason == ReasonIDReused; {
+	case record == 0 && !(t.only == nil && known && reused), r.Record == record:
+	case known, r.Outcome == queue.Duplicate, reused: // the other job came later, and is the one that was not run
 		return false
 	default:
-		is = end{record: record, outcome: queue.Dead, reason: reasonIDReused}
+		is = end{record: record, outcome: queue.Dead, reason: ReasonIDReused}
 	}
-	if known && (r.Outcome == queue.Duplicate || was == is) {
+	if known && (r.Outcome == queue.Duplicate || was == is && r.Matches == t.families[r.Job].size) {
 		return false
 	}
+
+	over := t.over(job)
 	if known {
 		t.count(was, -1)
 	} else {
@@ -98,10 +133,44 @@ func (t *Tally) Add(r queue.Result) bool {
 	}
 	t.ends[r.Job] = is
 	t.count(is, 1)
+	t.relate(r, job, known)
+	switch now := t.over(job); {
+	case now && !over:
+		t.ended++
+	case over && !now: // it was tried again, and became many
+		t.ended--
+	}
 	return true
 }
 
+// relate keeps the books of a job and those that were made of it.
+func (t *Tally) relate(r queue.Result, job string, again bool) {
+	f := t.families[job]
+	switch {
+	case r.Parent == "":
+		t.expected += r.Matches - f.size
+		f.size = r.Matches
+	case !again:
+		t.children++
+		f.ended++
+	}
+	if f != (family{}) {
+		t.families[job] = f
+	}
+}
+
+// over reports whether a job has ended, and all that were made of it.
+func (t *Tally) over(job string) bool {
+	_, ended := t.ends[job]
+	f := t.families[job]
+	return ended && f.ended >= f.size
+}
+
+// count adds n to the counts of an end.
 func (t *Tally) count(e end, n int) {
+	if e.outcome == queue.Matched { // the jobs that were made of it are counted
+		return
+	}
 	if t.outcomes[e.outcome] += n; t.outcomes[e.outcome] == 0 {
 		delete(t.outcomes, e.outcome)
 	}
@@ -129,19 +198,31 @@ func (t *Tally) mark(at time.Time) {
 // Total returns how many jobs are expected, 0 if that is not known.
 func (t *Tally) Total() int { return t.total }
 
-// Ended returns how many jobs have ended, in whatever way.
-func (t *Tally) Ended() int { return len(t.ends) }
+// Ended returns how many jobs have ended, in whatever way, and with them all jobs that were made of them.
+func (t *Tally) Ended() int { return t.ended }
 
 // Done reports whether every expected job has ended. Without a total nothing is ever done.
-func (t *Tally) Done() bool { return t.total > 0 && len(t.ends) >= t.total }
+func (t *Tally) Done() bool { return t.total > 0 && t.ended >= t.total }
 
-// Count returns how many jobs ended in this way.
+// Matched returns how many jobs were made of others, one for each record that a key matched, as far as is known, and how
+// many of them have ended.
+func (t *Tally) Matched() (ended, jobs int) { return t.children, max(t.expected, t.children) }
+
+// Steps returns how much there is to do, as far as is known, and how much of it is done: a job that became several counts
+// once for itself and once for each of them.
+func (t *Tally) Steps() (done, all int) {
+	_, jobs := t.Matched()
+	return len(t.ends), t.total + jobs
+}
+
+// Count returns how many jobs ended in this way. Those that became several are not among them.
 func (t *Tally) Count(o queue.Outcome) int { return t.outcomes[o] }
 
 // Outcomes returns how many jobs ended in which way.
 func (t *Tally) Outcomes() map[queue.Outcome]int { return maps.Clone(t.outcomes) }
 
-// Reasons returns how many jobs are dead or unknown for which reason.
+// Reasons returns how many jobs are dead, unknown or cancelled for which reason, and how many were applied without the
+// record having been seen to move ([ReasonActedNotMoved], [ReasonActedUnverified]).
 func (t *Tally) Reasons() map[string]int { return maps.Clone(t.reasons) }
 
 // Rate returns how many jobs ended per second lately, as seen at now.
@@ -169,8 +250,9 @@ func (t *Tally) Rate(now time.Time) float64 {
 // last jobs: they are mostly parked, and end when what they wait for comes.
 func (t *Tally) Left(now time.Time) (time.Duration, bool) {
 	rate := t.Rate(now)
-	rest := float64(t.total - len(t.ends))
-	if rate == 0 || rest <= 0 || rest < leastLeft*float64(t.total) {
+	done, all := t.Steps()
+	rest := float64(all - done)
+	if rate == 0 || rest <= 0 || rest < leastLeft*float64(all) {
 		return 0, false
 	}
 	if seconds := rest / rate; seconds < math.MaxInt64/float64(time.Second) {

@@ -49,6 +49,17 @@ func TestTallyCountsEachJobOnce(t *testing.T) {
 	}
 }
 
+// Of what was applied only that has a reason of which somebody should know.
+func TestTallyOfWhatWasAppliedAndNotSeenToMove(t *testing.T) {
+	tally := NewTally(4, nil)
+	for job, reason := range map[string]string{"a": ReasonActedNotMoved, "b": ReasonActedUnverified, "c": "resolved", "d": ""} {
+		tally.Add(result(job, queue.Applied, reason, 0))
+	}
+	if got, want := tally.Reasons(), map[string]int{"acted_not_moved": 1, "acted_unverified": 1}; !maps.Equal(got, want) || tally.Count(queue.Applied) != 4 {
+		t.Errorf("%d applied, reasons %v; want 4, %v", tally.Count(queue.Applied), got, want)
+	}
+}
+
 func TestTallyOfSomeJobsLeavesOthersAlone(t *testing.T) {
 	tally := NewTally(0, []queue.Job{{ID: "a"}, {ID: "b"}, {ID: "a"}})
 	if tally.Total() != 2 {
@@ -98,6 +109,68 @@ func TestTallyDoesNotTakeTheEndOfAnotherRecordForAJobsOwn(t *testing.T) {
 	tally.Add(of(5, 2, queue.Applied, ""))
 	if tally.Add(of(5, 1, queue.Dead, "id_reused")) || tally.Count(queue.Applied) != 1 || tally.Ended() != 1 {
 		t.Errorf("after another job of the same id died: %v", tally.Outcomes())
+	}
+}
+
+// A job that became several has ended when they have, and it is how they ended that counts.
+func TestTallyOfJobsThatBecameSeveral(t *testing.T) {
+	parent := func(n int) queue.Result {
+		return queue.Result{Job: "a", App: 5, Outcome: queue.Matched, Matches: n, At: start}
+	}
+	child := func(record int64, o queue.Outcome, reason string) queue.Result {
+		return queue.Result{Job: queue.ChildID("a", record), Parent: "a", App: 5, Record: record, Outcome: o, Reason: reason, At: start}
+	}
+	dead := queue.Result{Job: "a", App: 5, Outcome: queue.Dead, Reason: "key_not_found", At: start}
+	for _, c := range []struct {
+		name           string
+		results        []queue.Result
+		done           bool
+		ended, matched int // jobs that were made of it
+		outcomes       map[queue.Outcome]int
+		reasons        map[string]int
+	}{
+		{"none of its own has ended", []queue.Result{parent(2)}, false, 0, 2, nil, nil},
+		{"one has", []queue.Result{parent(2), child(1, queue.Applied, "")}, false, 1, 2, map[queue.Outcome]int{queue.Applied: 1}, nil},
+		{"all have", []queue.Result{parent(2), child(1, queue.Applied, ""), child(2, queue.Dead, "not_assignee")}, true, 2, 2,
+			map[queue.Outcome]int{queue.Applied: 1, queue.Dead: 1}, map[string]int{"not_assignee": 1}},
+		{"they ended before it", []queue.Result{child(1, queue.Applied, ""), child(2, queue.Applied, "")}, false, 2, 2, map[queue.Outcome]int{queue.Applied: 2}, nil},
+		{"and then it did", []queue.Result{child(1, queue.Applied, ""), child(2, queue.Applied, ""), parent(2)}, true, 2, 2, map[queue.Outcome]int{queue.Applied: 2}, nil},
+		{"one was retried", []queue.Result{parent(1), child(1, queue.Dead, "x"), child(1, queue.Applied, ""), child(1, queue.Duplicate, "")}, true, 1, 1, map[queue.Outcome]int{queue.Applied: 1}, nil},
+		{"it died and was retried", []queue.Result{dead, parent(1)}, false, 0, 1, nil, nil},
+		{"and has ended", []queue.Result{dead, parent(1), child(1, queue.Already, "")}, true, 1, 1, map[queue.Outcome]int{queue.Already: 1}, nil},
+		{"it was cancelled among its own", []queue.Result{child(1, queue.Dead, "x"),
+			{Job: "a", App: 5, Outcome: queue.Cancelled, Reason: "max_dead", Matches: 1, At: start}}, true, 1, 1,
+			map[queue.Outcome]int{queue.Dead: 1, queue.Cancelled: 1}, map[string]int{"x": 1, "max_dead": 1}},
+		{"a key led nowhere, and then to a record", []queue.Result{dead, {Job: "a", App: 5, Record: 7, Outcome: queue.Applied, At: start}}, true, 0, 0,
+			map[queue.Outcome]int{queue.Applied: 1}, nil},
+	} {
+		for which, tally := range map[string]*Tally{
+			"a campaign": NewTally(1, nil),
+			"one job":    NewTally(0, []queue.Job{{ID: "a", App: 5, Key: &queue.Key{Field: "code", Value: "C-1"}}}),
+		} {
+			for _, r := range c.results {
+				tally.Add(r)
+			}
+			ended, matched := tally.Matched()
+			if tally.Done() != c.done || (tally.Ended() == 1) != c.done || ended != c.ended || matched != c.matched ||
+				!maps.Equal(tally.Outcomes(), c.outcomes) || !maps.Equal(tally.Reasons(), c.reasons) {
+				t.Errorf("%s, of %s: done %v, %d of %d, %v, %v; want %v, %d of %d, %v, %v", c.name, which, tally.Done(), ended, matched,
+					tally.Outcomes(), tally.Reasons(), c.done, c.ended, c.matched, c.outcomes, c.reasons)
+			}
+		}
+	}
+
+	tally := NewTally(0, []queue.Job{{ID: "a", App: 5, Key: &queue.Key{Field: "code", Value: "C-1"}}})
+	if r := child(1, queue.Applied, ""); tally.Add(queue.Result{Job: r.Job, Parent: "b", App: 5, Outcome: queue.Applied}) ||
+		tally.Add(queue.Result{Job: r.Job, Parent: "a", App: 6, Outcome: queue.Applied}) {
+		t.Error("what was made of another job was counted")
+	}
+	tally.Add(queue.Result{Job: "a", App: 5, Record: 7, Outcome: queue.Applied})
+	if tally.Add(queue.Result{Job: "a", App: 5, Record: 8, Outcome: queue.Dead, Reason: "id_reused"}); tally.Count(queue.Dead) != 1 {
+		t.Errorf("of a key whose id was used before: %v, want it dead", tally.Outcomes())
+	}
+	if done, all := tally.Steps(); done != 1 || all != 1 {
+		t.Errorf("%d of %d steps, want 1 of 1", done, all)
 	}
 }
 

@@ -167,11 +167,18 @@ func (q *Queue) Facts(ctx context.Context, site string, app int64) (Facts, error
 	return *c.Facts, nil
 }
 
-// SiteOfDomain returns the site whose owner reaches kintone at a domain, which may be written as in a browser
-// ("https://c-bot.cybozu.com/") and with or without the .s. of hosts that ask for a client certificate. A site that is
-// given ("" = any) must be that one. The error says which domains are known: those at which a worker has owned a site.
-func (q *Queue) SiteOfDomain(ctx context.Context, domain, site string) (string, error) {
-	var sites, known []string
+// Sites names the sites that a worker has owned, in alphabetical order. There are none before the first has run.
+func (q *Queue) Sites(ctx context.Context) ([]string, error) {
+	domains, err := q.domains(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read sites: %w", err)
+	}
+	return slices.Sorted(maps.Keys(domains)), nil
+}
+
+// domains gives the domain of each site that a worker has owned.
+func (q *Queue) domains(ctx context.Context) (map[string]string, error) {
+	domains := make(map[string]string)
 	for m, err := range q.scan(ctx, "KV_"+q.bucket("control"), "$KV."+q.bucket("control")+".*") {
 		if err == nil && m.gone() {
 			continue
@@ -180,15 +187,31 @@ func (q *Queue) SiteOfDomain(ctx context.Context, domain, site string) (string, 
 		if err == nil {
 			c, err = q.decodeControl(m.stored)
 		}
-		switch {
-		case err != nil:
-			return "", fmt.Errorf("site of domain %q: %w", domain, err)
-		case c.Facts == nil || c.Facts.Domain == "":
-			continue
-		case plainHost(c.Facts.Domain) == plainHost(domain):
-			sites = append(sites, c.Site)
+		if err != nil {
+			return nil, err
 		}
-		known = append(known, fmt.Sprintf("%s (site %s)", c.Facts.Domain, c.Site))
+		if c.Facts != nil && c.Facts.Domain != "" {
+			domains[c.Site] = c.Facts.Domain
+		}
+	}
+	return domains, nil
+}
+
+// SiteOfDomain returns the site whose owner reaches kintone at a domain, which may be written as in a browser
+// ("https://c-bot.cybozu.com/") and with or without the .s. of hosts that ask for a client certificate. One with a port
+// means that port; one without means any. A site that is given ("" = any) must be that one. The error says which domains
+// are known: those at which a worker has owned a site.
+func (q *Queue) SiteOfDomain(ctx context.Context, domain, site string) (string, error) {
+	domains, err := q.domains(ctx)
+	if err != nil {
+		return "", fmt.Errorf("site of domain %q: %w", domain, err)
+	}
+	var sites, known []string
+	for name, of := range domains {
+		if isDomain(of, domain) {
+			sites = append(sites, name)
+		}
+		known = append(known, fmt.Sprintf("%s (site %s)", of, name))
 	}
 	slices.Sort(sites)
 	slices.Sort(known)
@@ -207,22 +230,38 @@ func (q *Queue) SiteOfDomain(ctx context.Context, domain, site string) (string, 
 	return "", fmt.Errorf("domain %q: %w: known are %s", domain, ErrGone, strings.Join(known, ", "))
 }
 
-// plainHost is a domain as domains are compared: without scheme, path and port, in lower case, and without the label s
-// that kintone puts behind the subdomain for those who bring a client certificate (JAVA: example.s.cybozu.com).
-func plainHost(domain string) string {
-	host := strings.ToLower(strings.TrimSpace(domain))
+// isDomain reports whether a site's domain is the one that is meant. A site's that has no port is at the usual one of its
+// scheme, which it does not tell.
+func isDomain(of, meant string) bool {
+	host, port := plainHost(of)
+	meantHost, meantPort := plainHost(meant)
+	switch {
+	case host != meantHost:
+		return false
+	case port == "":
+		return meantPort == "" || meantPort == "443" || meantPort == "80"
+	}
+	return meantPort == "" || meantPort == port
+}
+
+// plainHost is a domain as domains are compared: without scheme and path, in lower case, without the label s that kintone
+// puts behind the subdomain for those who bring a client certificate (JAVA: example.s.cybozu.com), and its port, if any.
+func plainHost(domain string) (host, port string) {
+	host = strings.ToLower(strings.TrimSpace(domain))
 	if _, rest, ok := strings.Cut(host, "://"); ok {
 		host = rest
 	}
 	host, _, _ = strings.Cut(host, "/")
-	if name, port, ok := strings.Cut(host, ":"); ok && !strings.Contains(port, ":") {
-		host = name
+	if name, after, ok := strings.Cut(host, ":"); ok && !strings.Contains(after, ":") {
+		host, port = name, after
+	} else if i := strings.LastIndex(host, "]:"); i >= 0 { // [::1]:8080
+		host, port = host[:i+1], host[i+2:]
 	}
 	host = strings.TrimSuffix(host, ".")
 	if labels := strings.Split(host, "."); len(labels) > 3 && labels[1] == "s" {
 		host = strings.Join(slices.Delete(labels, 1, 2), ".")
 	}
-	return host
+	return host, port
 }
 
 // SetPause pauses an app, or a whole site with app 0; nil resumes it.

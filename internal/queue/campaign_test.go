@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -190,7 +191,13 @@ func TestSiteOfDomain(t *testing.T) {
 		q := s.Connect(t)
 		_, err := q.SiteOfDomain(t.Context(), "c-bot.cybozu.com", "")
 		wantErr(t, "before a worker has run", err, queue.ErrGone)
-		for site, domain := range map[string]string{"main": "c-bot.s.cybozu.com", "abroad": "C-Bot.kintone.com", "test": "127.0.0.1:8080", "east": "x.cybozu.cn", "west": "x.cybozu.cn"} {
+		if sites, err := q.Sites(t.Context()); err != nil || len(sites) != 0 {
+			t.Errorf("before a worker has run there are the sites %q (%v)", sites, err)
+		}
+		if err := q.SetPause(t.Context(), "paused", 0, &queue.Pause{}); err != nil { // which anybody can do to any name
+			t.Fatal(err)
+		}
+		for site, domain := range map[string]string{"main": "c-bot.s.cybozu.com", "abroad": "C-Bot.kintone.com", "test": "127.0.0.1:8080", "six": "[::1]:8080", "east": "x.cybozu.cn", "west": "x.cybozu.cn"} {
 			if err := q.PutFacts(t.Context(), site, 0, queue.Facts{Domain: domain}); err != nil {
 				t.Fatal(err)
 			}
@@ -198,6 +205,9 @@ func TestSiteOfDomain(t *testing.T) {
 		// What is known of an app, or is stored under a longer key, is not about a site.
 		if err := q.PutFacts(t.Context(), "main", 5, queue.Facts{AppName: "受注", Domain: "x.cybozu.com"}); err != nil {
 			t.Fatal(err)
+		}
+		if sites, err := q.Sites(t.Context()); err != nil || !slices.Equal(sites, []string{"abroad", "east", "main", "six", "test", "west"}) {
+			t.Errorf("the sites are %q (%v)", sites, err)
 		}
 		for _, c := range []struct{ domain, site, want string }{
 			{"c-bot.cybozu.com", "", "main"},
@@ -207,6 +217,12 @@ func TestSiteOfDomain(t *testing.T) {
 			{"c-bot.kintone.com", "", "abroad"},
 			{"127.0.0.1", "", "test"},
 			{"http://127.0.0.1:8080", "", "test"},
+			{"http://127.0.0.1:8081/", "", ""},
+			{"127.0.0.1:443", "", ""},
+			{"c-bot.cybozu.com:8443", "", ""},
+			{"http://[::1]:8080/", "", "six"},
+			{"[::1]", "", "six"},
+			{"[::1]:8081", "", ""},
 			{"x.cybozu.cn", "west", "west"},
 			{"x.cybozu.cn", "", ""},     // which of the two?
 			{"x.cybozu.cn", "main", ""}, // another one's

@@ -259,10 +259,16 @@ func shapeOfEnds(ends []End, data []byte) ([]End, bool) {
 		if s.has(`,"reason":`) {
 			end.Reason = string(s.text())
 		}
-		for _, unread := range [...]string{`,"code":`, `,"message":`, `,"ref":`, `,"parent":`} {
+		for _, unread := range [...]string{`,"code":`, `,"message":`, `,"ref":`} {
 			if s.has(unread) {
 				s.data = s.data[s.quoted():]
 			}
+		}
+		if s.has(`,"key":{`) {
+			s.leave()
+		}
+		if s.has(`,"parent":`) {
+			s.data = s.data[s.quoted():]
 		}
 		if s.has(`,"matches":`) {
 			s.number()

@@ -45,7 +45,8 @@ func ended(results []queue.Result) []queue.End {
 func TestResultsAreReadByTheirShape(t *testing.T) {
 	full := queue.Result{
 		Seq: 1<<53 + 1, Job: "j1", Record: 999_999_999_999_999_999, Outcome: queue.Dead, Revision: 14, Reason: "refused", Code: "GAIA_X",
-		Message: `"quoted", \, }, ]}, <b>, 待`, Ref: "PO-77", Parent: `p "1"`, Matches: 3, At: time.Now().UTC(),
+		Message: `"quoted", \, }, ]}, <b>, 待`, Ref: "PO-77", Parent: `p "1"`, Matches: 3,
+		Key: &queue.Key{Field: "code", Value: `"}], C-1`}, At: time.Now().UTC(),
 		Attempts: []queue.Attempt{{At: time.Now().UTC(), Request: "r", Reason: "busy", Code: "c", Message: `{"seq":9}`}, {}},
 	}
 	for field, value := range reflect.ValueOf(full).Fields() {
