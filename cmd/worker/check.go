@@ -34,6 +34,8 @@ type checkRow struct {
 	OK     bool   `json:"ok"`
 	Detail string `json:"detail"`
 	Todo   string `json:"todo,omitempty"`
+
+	Unasked bool `json:"unasked,omitempty"` // neither good nor bad: there was nothing by which it could be found out
 }
 
 // actionRow is an action of an app, as those who write jobs need to know it.
@@ -59,7 +61,11 @@ const (
 	mayDepends mayAct = "depends" // on the record
 )
 
-var errCheck = errors.New("not everything works")
+// Errors of a check that has run.
+var (
+	errCheck   = errors.New("not everything works")
+	errUnasked = errors.New("nothing bad was found, but not everything could be asked")
+)
 
 // examination is what a check has found so far.
 type examination struct {
@@ -105,14 +111,20 @@ func (c *checkCmd) Run(stop context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	bad := 0
+	bad, unasked := 0, 0
 	for _, r := range x.rows {
-		if !r.OK {
+		switch {
+		case r.Unasked:
+			unasked++
+		case !r.OK:
 			bad++
 		}
 	}
-	if bad > 0 {
+	switch {
+	case bad > 0:
 		return fmt.Errorf("%w: %d of %d findings are bad", errCheck, bad, len(x.rows))
+	case unasked > 0:
+		return errUnasked
 	}
 	return nil
 }
@@ -182,19 +194,18 @@ func (x *examination) site(ctx context.Context, s site, more []int64) error {
 		return usageError{err}
 	}
 	defer client.CloseIdleConnections()
-	detail := s.client.BaseURL + ", signs in " + s.signsIn
-	if p := client.Proxy(); p != "" {
-		detail += ", by the proxy " + p
-	}
-	x.add("site "+s.name, nil, detail, "")
 	apps := slices.Collect(maps.Keys(s.apps))
 	apps = append(apps, slices.Collect(maps.Keys(x.backlog[s.name]))...)
 	apps = append(apps, more...)
 	slices.Sort(apps)
 	apps = slices.Compact(apps)
+	what, detail := "site "+s.name, s.client.BaseURL+", signs in "+s.signsIn
 	if len(apps) == 0 {
-		x.add("apps of "+s.name, nil, "none configured and none with jobs; look at one with --app ID", "")
+		x.rows = append(x.rows, checkRow{Type: "check", V: 1, What: what, Unasked: true,
+			Detail: detail + "; kintone was not asked, as no app is configured and none is known to have jobs", Todo: "name an app to look at with --app ID"})
+		return nil
 	}
+	x.add(what, nil, detail, "")
 	mismatch := false
 	for _, id := range apps {
 		err := x.app(ctx, s, client, id)
@@ -445,6 +456,9 @@ func (x *examination) tables() string {
 		mark, said := "ok", harmless(r.Detail)
 		if !r.OK {
 			mark = "BAD"
+			if r.Unasked {
+				mark = "?"
+			}
 			if r.Todo != "" {
 				said += "\n→ " + r.Todo
 			}

@@ -272,6 +272,39 @@ func TestCheckTellsWhatIsWrongWithAnApp(t *testing.T) {
 	}
 }
 
+// Without an app there is nothing to ask kintone for: that is no good news, and is not told as such.
+func TestCheckOfASiteWithoutApps(t *testing.T) {
+	environ(t)
+	conf := write(t, t.TempDir(), "statusq.yaml", "sites: {main: {baseUrl: https://sample.cybozu.com, tokenFile: token, proxy: 'http://proxy.example.com:8080'}}")
+	write(t, filepath.Dir(conf), "token", "token")
+	run := func(args ...string) output {
+		var out, errs bytes.Buffer
+		code := run(t.Context(), append([]string{"check", "--config", conf, "--store-dir", filepath.Join(filepath.Dir(conf), "none")}, args...), &out, &errs)
+		return output{code, out.String(), errs.String()}
+	}
+	c := readChecked(t, run("--json"))
+	r := c.row(t, "site main")
+	if r.OK || !r.Unasked || !strings.Contains(r.Detail, "kintone was not asked, as no app is configured") || !strings.Contains(r.Todo, "--app ID") {
+		t.Errorf("the site: %+v", r)
+	}
+	if n := strings.Count(r.Detail, "proxy.example.com"); n != 1 {
+		t.Errorf("the proxy is named %d times: %s", n, r.Detail)
+	}
+	o := run()
+	o.want(t, exitError, "│ ?   │ site main", "→ name an app to look at with --app ID", "1 of 2 findings are bad") // NATS is
+}
+
+// Where all else is well, what could not be asked keeps a check from ending well.
+func TestCheckThatCouldNotAsk(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, 3)
+	p.conf = write(t, filepath.Dir(p.conf), "plain.yaml", fmt.Sprintf("sites: {main: {baseUrl: %q, tokenFile: token}}", p.url))
+	w := p.start()
+	p.worker("check").want(t, exitError, "│ ?  │ site main", errUnasked.Error(), "!BAD")
+	p.worker("check", "--app", "5").want(t, exitDone, "!not asked")
+	w.stop()
+}
+
 func TestCheckComparesClocks(t *testing.T) {
 	for skew, want := range map[time.Duration]struct {
 		ok   bool

@@ -9,8 +9,8 @@
 //
 // Settings come from flags, then the environment, then the file of --config, then defaults. Secrets have no flags. A
 // first SIGINT or SIGTERM ends gracefully: requests in hand finish within --drain, what has not left stays in the queue.
-// A second one ends at once, and that loses nothing either. SIGHUP reads the secrets again from their files, and lets what
-// stands still because of them try again, as a site does whose login was refused.
+// A second one ends at once, and that loses nothing either. SIGHUP reads the secrets again, and lets what
+// stands still try at once, such as a site whose login was refused.
 package main
 
 import (

@@ -150,7 +150,7 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 		info.Name = "name not readable"
 	}
 	var ask, cannot []planned
-	records, requests := 0, 0
+	records, requests := 0, 0 // the requests without the deletion
 	for _, q := range questions {
 		if len(c.Only) > 0 && !slices.Contains(c.Only, q.name) {
 			continue
@@ -170,15 +170,19 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 	if records > 0 {
 		requests++ // the first look at them
 		if len(c.Record) == 0 {
-			requests += 1 + 1 // making and deleting, a hundred at a time: the questions want fewer
+			requests++ // making them, a hundred at a time: the questions want fewer
 		}
+	}
+	most := requests
+	if records > 0 && len(c.Record) == 0 {
+		most++ // the deletion
 	}
 	name := cmp.Or(c.Out, fmt.Sprintf("statusq-probe-%s-%d-%s.md", s.name, id, time.Now().UTC().Format("20060102-150405")))
 	w := out.stdout
 	if c.JSON {
 		w = out.stderr
 	}
-	c.announce(w, s, t, info.Name, name, ask, cannot, records, requests)
+	c.announce(w, s, t, info.Name, name, ask, cannot, records, most)
 	if len(ask) == 0 {
 		return 0, errors.New("there is nothing that could be asked in this app")
 	}
@@ -199,6 +203,16 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 	paper.head(s, t)
 
 	began := time.Now()
+	var made []int64 // and not deleted yet
+	clean := func() error {
+		if len(made) == 0 {
+			return nil
+		}
+		ids := made
+		made = nil
+		return e.clean(stop, w, ids)
+	}
+	defer func() { err = errors.Join(err, clean()) }()
 	var pool []kintone.Record
 	if records > 0 {
 		ids := c.Record
@@ -206,8 +220,8 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 			if ids, err = e.make(stop, records); err != nil {
 				return 0, err
 			}
+			made = ids
 			fmt.Fprintf(w, "made %s, from %d on\n", some(len(ids), "record"), ids[0])
-			defer func() { err = errors.Join(err, e.clean(stop, w, ids)) }()
 		}
 		if pool, err = e.fresh(stop, ids); err != nil {
 			return 0, err
@@ -243,22 +257,23 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 			}
 		}
 	}
-	c.bill(w, paper, e, t, began, len(c.Record) == 0 && records > 0, slices.ContainsFunc(ask, func(p planned) bool { return p.name == "count" }))
+	unclean := clean() // is counted, too
+	c.bill(w, paper, e, t, began, most, slices.ContainsFunc(ask, func(p planned) bool { return p.name == "count" }))
 	fmt.Fprintf(w, "transcript: %s (no token, password or host in it; read it before you pass it on)\n", name)
-	return differing, nil
+	return differing, unclean
 }
 
 // announce says what will be done, before it is.
-func (c *probeCmd) announce(w io.Writer, s site, t *terrain, app, transcript string, ask, cannot []planned, records, requests int) {
+func (c *probeCmd) announce(w io.Writer, s site, t *terrain, app, transcript string, ask, cannot []planned, records, most int) {
 	fmt.Fprintf(w, "App %d %q of %s, %s, signs in %s.\n\n", t.app.ID, harmless(app), s.name, s.client.BaseURL, s.signsIn)
-	fmt.Fprintf(w, "The probe makes at most %d more requests", requests)
+	fmt.Fprintf(w, "The probe makes at most %d more requests", most)
 	switch {
 	case records == 0:
 		fmt.Fprint(w, " and changes nothing.\n")
 	case len(c.Record) > 0:
 		fmt.Fprintf(w, ".\nIt runs actions on %d of the records that were named, and does not bring them back.\n", records)
 	default:
-		fmt.Fprintf(w, ".\nIt makes %s with nothing in them, runs actions on them, and deletes them at the end, also when it is\ninterrupted. Their numbers are not given again.\n", some(records, "record"))
+		fmt.Fprintf(w, ".\nIt makes %s with nothing in them, runs actions on them, and deletes them at the end, also when it is\ninterrupted: by the last of these requests, which is repeated, up to %d times, if kintone does not answer it or is\nbusy. Their numbers are not given again.\n", some(records, "record"), deleteAgain)
 	}
 	if slices.ContainsFunc(ask, func(p planned) bool { return p.name == "deploy" }) {
 		fmt.Fprint(w, "It deploys the app's settings as they are, unless changes wait there.\n")
@@ -317,13 +332,14 @@ func (c *probeCmd) report(w io.Writer, app int64, q question, f finding) error {
 }
 
 // bill says what the administration's counter of requests should be compared with: the API does not show it.
-func (c *probeCmd) bill(w io.Writer, paper *transcript, e *expedition, t *terrain, began time.Time, deletes, counts bool) {
+func (c *probeCmd) bill(w io.Writer, paper *transcript, e *expedition, t *terrain, began time.Time, most int, counts bool) {
 	sent, refused := e.prober.Counts()
-	sent += surveyRequests
-	if deletes {
-		sent++
+	text := fmt.Sprintf("%d requests to look at the app, and then %d of the at most %d that were announced, in %s; kintone refused %d of them.",
+		surveyRequests, min(sent, most), most, told(time.Since(began)), refused)
+	if sent > most {
+		text += fmt.Sprintf(" On top of those came %d, because the deletion had to be repeated.", sent-most)
 	}
-	text := fmt.Sprintf("%d requests in %s, %d of them refused by kintone.", sent, told(time.Since(began)), refused)
+	sent += surveyRequests
 	if counts {
 		text += fmt.Sprintf(" If nobody else uses app %d, the administration's count for it has risen by %d if everything counts, by %d if refusals do not; by %d more where a bulkRequest counts by its members.",
 			t.app.ID, sent, sent-refused, countMembers-1)
@@ -388,6 +404,9 @@ func (e *expedition) fresh(ctx context.Context, ids []int64) ([]kintone.Record, 
 	return records, nil
 }
 
+// deleteAgain is how often the deletion is repeated, within half a minute.
+const deleteAgain = 5
+
 // clean deletes the records that make made, also when the probe was interrupted. What may pass, as a lock after a deploy
 // does, is waited for.
 func (e *expedition) clean(ctx context.Context, w io.Writer, ids []int64) error {
@@ -398,7 +417,7 @@ func (e *expedition) clean(ctx context.Context, w io.Writer, ids []int64) error 
 		query.Set(fmt.Sprintf("ids[%d]", i), strconv.FormatInt(id, 10))
 	}
 	unclear := false
-	for wait := time.Second; ; wait *= 2 {
+	for wait, again := time.Second, 0; ; wait, again = wait*2, again+1 {
 		x := e.prober.Ask(ctx, e.app.ID, kintone.Attempt{Method: http.MethodDelete, API: "records.json", Query: query})
 		// Whoever may not know whether they are gone is told that one is not there.
 		if x.Err == nil || unclear && x.Err.Code == "GAIA_RE01" {
@@ -407,7 +426,7 @@ func (e *expedition) clean(ctx context.Context, w io.Writer, ids []int64) error 
 		}
 		unclear = unclear || x.Err.MayHaveActed
 		passing := x.Err.MayHaveActed || x.Err.Code == "GAIA_DA02" || x.Status == http.StatusTooManyRequests
-		if passing && wait <= 16*time.Second {
+		if passing && again < deleteAgain {
 			select {
 			case <-time.After(wait):
 				continue
