@@ -14,8 +14,11 @@ func TestFactsAboutKintoneNameTestsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dirs := map[string]string{"kintone": "kintone", "simulator": "kintone/simulator", "dispatch": "dispatch"}
-	named := regexp.MustCompile("`([a-z]+)\\.(Test[A-Za-z0-9]+)`").FindAllSubmatch(page, -1)
+	dirs := map[string]string{
+		"kintone": "kintone", "simulator": "kintone/simulator", "dispatch": "dispatch", "queue": "queue",
+		"worker": "../cmd/worker", "enqueue": "../cmd/enqueue",
+	}
+	named := regexp.MustCompile("`([a-z]+)\\.((?:Test|Fuzz)[A-Za-z0-9]+)`").FindAllSubmatch(page, -1)
 	if len(named) < 50 {
 		t.Fatalf("docs/kintone.md names %d tests, want a page full", len(named))
 	}
@@ -30,7 +33,7 @@ func TestFactsAboutKintoneNameTestsThatExist(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, f := range regexp.MustCompile(`(?m)^func (Test[A-Za-z0-9]+)\(`).FindAllSubmatch(source, -1) {
+			for _, f := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z0-9]+)\(`).FindAllSubmatch(source, -1) {
 				tests[name+"."+string(f[1])] = true
 			}
 		}
