@@ -339,7 +339,7 @@ sites:
 	w.await("how it signs in", "by 1 API token(s), with a client certificate that ends on 2090-02-03, past basic authentication as gate, by the proxy 127.0.0.1:")
 	sent := p.enqueue(one("--job", "a", "--wait", "--timeout", "20s")...)
 	sent.want(t, exitDone)
-	check := p.worker("check", "--json")
+	check := p.worker("check", "--json", "--app", "5")
 	check.want(t, exitDone, "with a client certificate that ends on 2090-02-03")
 
 	wanted.Store(&next)
