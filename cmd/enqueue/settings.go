@@ -197,6 +197,18 @@ func (w wanted) read(e *env) (settingsFile, settingsQuestion, error) {
 
 type settingsDiffCmd struct{ wanted }
 
+// compareSettings asks what a file would change, and shows it.
+func (e *env) compareSettings(ctx context.Context, q *queue.Queue, f settingsFile, question settingsQuestion) (settingsAnswer, error) {
+	a, err := e.askSettings(ctx, q, "settings-diff", question)
+	if err != nil {
+		return a, err
+	}
+	if err := e.tellMistakes(f.renamedBefore(a.Preview)); err != nil {
+		return a, err
+	}
+	return a, e.showDiff(a, true)
+}
+
 // Run exits with 0 whether or not something differs.
 func (c *settingsDiffCmd) Run(ctx context.Context, e *env) error {
 	f, question, err := c.read(e)
@@ -208,14 +220,8 @@ func (c *settingsDiffCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
-	a, err := e.askSettings(ctx, q, "settings-diff", question)
+	a, err := e.compareSettings(ctx, q, f, question)
 	if err != nil {
-		return err
-	}
-	if err := e.tellMistakes(f.renamedBefore(a.Preview)); err != nil {
-		return err
-	}
-	if err := e.showDiff(a, true); err != nil {
 		return err
 	}
 	return e.tellMistakes(f.refused(a))
@@ -343,14 +349,8 @@ func (c *settingsApplyCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	defer q.Close()
-	a, err := e.askSettings(ctx, q, "settings-diff", question)
+	a, err := e.compareSettings(ctx, q, f, question)
 	if err != nil {
-		return err
-	}
-	if err := e.tellMistakes(f.renamedBefore(a.Preview)); err != nil {
-		return err
-	}
-	if err := e.showDiff(a, true); err != nil {
 		return err
 	}
 	if err := e.tellMistakes(f.refused(a)); err != nil {

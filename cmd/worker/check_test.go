@@ -275,7 +275,7 @@ func TestCheckTellsWhatIsWrongWithAnApp(t *testing.T) {
 // Without an app there is nothing to ask kintone for: that is no good news, and is not told as such.
 func TestCheckOfASiteWithoutApps(t *testing.T) {
 	environ(t)
-	conf := write(t, t.TempDir(), "statusq.yaml", "sites: {main: {baseUrl: https://sample.cybozu.com, tokenFile: token, proxy: 'http://proxy.example.com:8080'}}")
+	conf := write(t, t.TempDir(), "statusq.yaml", "sites: {main: {baseUrl: https://sample.cybozu.com, tokenFile: token, proxy: 'http://gate.example.com:8080'}}")
 	write(t, filepath.Dir(conf), "token", "token")
 	run := func(args ...string) output {
 		var out, errs bytes.Buffer
@@ -287,7 +287,7 @@ func TestCheckOfASiteWithoutApps(t *testing.T) {
 	if r.OK || !r.Unasked || !strings.Contains(r.Detail, "kintone was not asked, as no app is configured") || !strings.Contains(r.Todo, "--app ID") {
 		t.Errorf("the site: %+v", r)
 	}
-	if n := strings.Count(r.Detail, "proxy.example.com"); n != 1 {
+	if n := strings.Count(r.Detail, "gate.example.com"); n != 1 {
 		t.Errorf("the proxy is named %d times: %s", n, r.Detail)
 	}
 	o := run()

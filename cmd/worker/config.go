@@ -53,7 +53,7 @@ type fileSite struct {
 	BasicPasswordFile string             `yaml:"basicPasswordFile" doc:"file with its password"`
 	PFXFile           string             `yaml:"pfxFile" doc:"client certificate with its key (PKCS #12), for hosts such as sample.s.cybozu.com"`
 	PFXPasswordFile   string             `yaml:"pfxPasswordFile" doc:"file with the password of pfxFile"`
-	Proxy             string             `yaml:"proxy" doc:"proxy to go by, such as http://proxy.example.com:8080; default HTTPS_PROXY of the environment"`
+	Proxy             string             `yaml:"proxy" doc:"proxy to go by, such as http://gate.example.com:8080; default HTTPS_PROXY of the environment"`
 	ProxyFile         string             `yaml:"proxyFile" doc:"file with the proxy's URL, when there is a password in it"`
 	GuestSpace        int64              `yaml:"guestSpace" doc:"guest space that the apps are in"`
 	Language          string             `yaml:"language" doc:"language of the action names, for users whose language follows the browser; default ja"`

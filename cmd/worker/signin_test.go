@@ -88,7 +88,7 @@ func TestHowASiteSignsInIsTold(t *testing.T) {
 	a := newAuthority(t)
 	write(t, dir, "token", "t1")
 	write(t, dir, "password", "pw")
-	write(t, dir, "proxy", "http://robot:geheim@proxy.example.com:8080")
+	write(t, dir, "proxy", "http://robot:geheim@gate.example.com:8080")
 	write(t, dir, "robot.pfx", a.pfx("robot", "pw", time.Time{}))
 	write(t, dir, "ended.pfx", a.pfx("robot", "pw", time.Now().Add(-24*time.Hour)))
 	plain, secure := "    baseUrl: https://sample.cybozu.com\n", "    baseUrl: https://sample.s.cybozu.com\n"
@@ -110,7 +110,7 @@ func TestHowASiteSignsInIsTold(t *testing.T) {
 		"basic authentication": {plain + "    tokenFile: token\n    basicUsername: gate\n    basicPasswordFile: password\n", nil,
 			"as Administrator by 1 API token(s), past basic authentication as gate"},
 		"a certificate by a proxy": {secure + "    tokenFile: token\n    pfxFile: robot.pfx\n    pfxPasswordFile: password\n    proxyFile: proxy\n", nil,
-			"as Administrator by 1 API token(s), with a client certificate that ends on 2090-02-03, by the proxy proxy.example.com:8080"},
+			"as Administrator by 1 API token(s), with a client certificate that ends on 2090-02-03, by the proxy gate.example.com:8080"},
 		"a certificate that has ended": {secure + "    tokenFile: token\n    pfxFile: ended.pfx\n    pfxPasswordFile: password\n", nil,
 			"as Administrator by 1 API token(s), with a client certificate that HAS ENDED on " + time.Now().Add(-24*time.Hour).UTC().Format(time.DateOnly)},
 		"a certificate of the environment": {secure + "    tokenFile: token\n    pfxFile: absent.pfx\n",
@@ -118,8 +118,8 @@ func TestHowASiteSignsInIsTold(t *testing.T) {
 			"as Administrator by 1 API token(s), with a client certificate that ends on 2090-02-03; not used: pfxFile (KINTONE_PFX_FILE_PATH comes first)"},
 		"the password of no certificate": {plain + "    tokenFile: token\n", []string{"KINTONE_PFX_FILE_PASSWORD=geheim"},
 			"as Administrator by 1 API token(s); not used: KINTONE_PFX_FILE_PASSWORD (there is no certificate)"},
-		"another host": {"    baseUrl: https://gateway.example.com/kintone\n    allowHost: true\n    tokenFile: token\n    proxy: http://proxy.example.com\n", nil,
-			"as Administrator by 1 API token(s), by the proxy proxy.example.com"},
+		"another host": {"    baseUrl: https://gateway.example.com/kintone\n    allowHost: true\n    tokenFile: token\n    proxy: http://gate.example.com\n", nil,
+			"as Administrator by 1 API token(s), by the proxy gate.example.com"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			environ(t, c.env...)

@@ -453,3 +453,136 @@ func TestTheFirstDeadStopsACampaignThatWantsNone(t *testing.T) {
 		w.end(wk)
 	})
 }
+
+// loops is an app whose actions leave a record where it is, so that nothing but their order tells them apart.
+func loops(records int) simulator.App {
+	app := keyed(records)
+	app.Process = simulator.Process{
+		Enabled: true, States: []simulator.State{{Name: "Open"}},
+		Actions: []simulator.Action{{Name: "A", From: "Open", To: "Open"}, {Name: "B", From: "Open", To: "Open"}},
+	}
+	return app
+}
+
+// While requests are out a few keys wait for company and 500 records do not: they are not read for before the keys.
+func TestNothingPassesAKeyThatIsNotLookedUp(t *testing.T) {
+	inWorldOf(t, loops(2000), func(w *world) {
+		w.strike(func(r simulator.Request) simulator.Fault {
+			if r.Method == http.MethodPut {
+				return simulator.Fault{Delay: 3 * time.Second}
+			}
+			return simulator.Fault{}
+		})
+		var first, then []queue.Job
+		for r := int64(1000); r < 1100; r++ {
+			first = append(first, job(r, "A"))
+		}
+		wk := w.start("one")
+		time.Sleep(time.Second)
+		w.publish(first...)
+		time.Sleep(time.Second) // they are out
+		then = append(then, byKey("k", "code", "C-1", "", "A"), job(1, "B"))
+		for r := int64(2); r <= 700; r++ {
+			then = append(then, job(r, "B"))
+		}
+		w.publish(then...)
+		got := w.settle(len(first)+len(then), time.Hour)
+		w.end(wk)
+		if n := count(got); n[queue.Applied] != len(first)+len(then) {
+			t.Errorf("outcomes %v", n)
+		}
+		var order string
+		for _, c := range w.sim.Commits() {
+			if c.Record == 1 {
+				order += c.Action
+			}
+		}
+		if order != "AB" {
+			t.Errorf("record 1 saw %q, published was A by its key and then B by its id", order)
+		}
+	})
+}
+
+// A job that was parked before its key was found leaves the ledger where it stood there, under no record: the next owner
+// would run it again.
+func TestAKeyThatIsFoundLateIsNotKeptInItsOldPlace(t *testing.T) {
+	inWorldOf(t, loops(3), func(w *world) {
+		w.publish(byKey("a", "code", "C-9", "", "A"), byKey("b", "code", "C-8", "", "A"))
+		wk := w.start("one")
+		time.Sleep(5 * time.Second)
+		for r := int64(8); r <= 9; r++ {
+			if err := w.sim.Put(testApp, r, func(s *simulator.RecordState) {
+				if r == 8 {
+					s.Assignees = []string{"sato"} // found, and parked again under its record
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.settle(2, time.Hour)
+		for _, id := range []string{"a", "b"} {
+			if at, err := w.queue.FindJob(w.t.Context(), "main", testApp, id); err != nil || at.Parked != nil {
+				t.Errorf("job %s has ended and is parked: %+v, %v", id, at.Parked, err)
+			}
+		}
+		w.crash(wk)
+		wk = w.start("two")
+		time.Sleep(time.Hour)
+		w.end(wk)
+		if n := len(w.sim.Commits()); n != 1 {
+			t.Errorf("%d actions ran, want that of job a alone", n)
+		}
+	})
+}
+
+// What a look-up saw of a record is no pin if a request of ours on it ended meanwhile: the lane did not know whose record
+// it was when it asked.
+func TestAFindIsNoPinOnceTheRecordHasMoved(t *testing.T) {
+	inWorldOf(t, loops(2000), func(w *world) {
+		w.strike(func(r simulator.Request) simulator.Fault {
+			if r.Method == http.MethodPut {
+				return simulator.Fault{Delay: 3 * time.Second}
+			}
+			return simulator.Fault{}
+		})
+		w.transport = lateAnswers{w.transport, "%22C-1%22"}
+		w.apps[testApp] = AppConfig{DailyRequests: -1, Attempts: 1}
+		wk := w.start("one")
+		time.Sleep(time.Second)
+		w.publish(job(1, "A"))
+		time.Sleep(time.Second) // it is out
+		js := []queue.Job{byKey("k", "code", "C-1", "", "A")}
+		for r := 5001; r <= 5600; r++ { // so many do not wait for it; they find nothing, so that k travels alone
+			js = append(js, byKey(fmt.Sprintf("k%d", r), "code", fmt.Sprintf("C-%d", r), "", "A"))
+		}
+		w.publish(js...)
+		got := w.settle(602, time.Hour)
+		w.end(wk)
+		if n := count(got); n[queue.Applied] != 2 {
+			t.Errorf("outcomes %v", n)
+		}
+		n := 0
+		for _, c := range w.sim.Commits() {
+			if c.Record == 1 {
+				n++
+			}
+		}
+		if n != 2 {
+			t.Errorf("A ran %d times on record 1, and two jobs say that it was applied", n)
+		}
+	})
+}
+
+// lateAnswers holds back what was answered to requests with a text in their URL.
+type lateAnswers struct {
+	http.RoundTripper
+	text string
+}
+
+func (l lateAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := l.RoundTripper.RoundTrip(r)
+	if strings.Contains(r.URL.RawQuery, l.text) {
+		time.Sleep(5 * time.Second)
+	}
+	return answer, err
+}

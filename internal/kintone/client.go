@@ -332,6 +332,10 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, pas
 	resp, err := pass.transport.RoundTrip(req)
 	if err != nil {
 		unsent := way.stoppedBeforeSending(err)
+		if pass.transport != c.transport && way.fresh.Load() && ctx.Err() == nil && !strings.Contains(err.Error(), "certificate") {
+			// A server tells that it refuses a certificate on the connection, which may be over before that is read.
+			err = fmt.Errorf("%w; the client certificate may have been refused", err)
+		}
 		return Answer{Err: &Error{NotSent: unsent, MayHaveActed: acts && !unsent, Err: cause(ctx, err, hide)}}
 	}
 	defer resp.Body.Close()
@@ -425,13 +429,15 @@ func (c *Client) httpRequest(app App, r request) (*http.Request, error) {
 // progress follows a request on its way out. The transport may call the hooks from other goroutines.
 type progress struct {
 	sought atomic.Bool // the transport looked for a connection, so it does report what it does
+	fresh  atomic.Bool // that connection is new
 	begun  atomic.Bool // it has a connection, or has read from the body: bytes may have left
 }
 
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn: func(string) { p.sought.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) {
+		GotConn: func(info httptrace.GotConnInfo) {
+			p.fresh.Store(!info.Reused)
 			p.begun.Store(true)
 			failpoint.Hit("http.connected")
 		},

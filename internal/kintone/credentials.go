@@ -249,7 +249,7 @@ func parseProxy(s Secret) (*url.URL, error) {
 	u, err := url.Parse(s.Reveal())
 	switch {
 	case err != nil:
-		return nil, errors.New("the proxy is not a URL such as http://proxy.example.com:8080")
+		return nil, errors.New("the proxy is not a URL such as http://gate.example.com:8080")
 	case !slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme):
 		return nil, errors.New("the proxy's URL begins with none of http://, https://, socks5:// and socks5h://")
 	case u.Hostname() == "":

@@ -393,14 +393,14 @@ func TestProxyFailures(t *testing.T) {
 
 func TestProxiesThatCannotBe(t *testing.T) {
 	for want, address := range map[string]Secret{
-		"begins with none of":      "proxy.example.com:8080",
-		"with none of http://":     "ftp://u:canary@proxy.example.com",
+		"begins with none of":      "gate.example.com:8080",
+		"with none of http://":     "ftp://u:canary@gate.example.com",
 		"has no host":              "http://u:canary@:8080",
 		"is not a URL":             "http://u:canary@proxy example.com",
-		"not a URL such as":        "http://u:canary%@proxy.example.com",
-		"something behind":         "http://u:canary@proxy.example.com/path",
-		"something behind its":     "http://u:canary@proxy.example.com?x=canary",
-		"something behind its hos": "http://u:canary@proxy.example.com#canary",
+		"not a URL such as":        "http://u:canary%@gate.example.com",
+		"something behind":         "http://u:canary@gate.example.com/path",
+		"something behind its":     "http://u:canary@gate.example.com?x=canary",
+		"something behind its hos": "http://u:canary@gate.example.com#canary",
 	} {
 		_, err := NewClient(Config{BaseURL: "https://sample.cybozu.com", Proxy: address})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "canary") {
@@ -410,7 +410,7 @@ func TestProxiesThatCannotBe(t *testing.T) {
 			t.Errorf("CheckProxy says %v, NewClient %v", of, err)
 		}
 	}
-	_, err := NewClient(Config{BaseURL: "https://sample.cybozu.com", Proxy: "http://proxy.example.com", Transport: failing(nil)})
+	_, err := NewClient(Config{BaseURL: "https://sample.cybozu.com", Proxy: "http://gate.example.com", Transport: failing(nil)})
 	if err == nil || !strings.Contains(err.Error(), "needs an http.Transport") {
 		t.Errorf("a transport that cannot go by a proxy: %v", err)
 	}

@@ -25,7 +25,7 @@ func TestSecretNeverPrints(t *testing.T) {
 		"pointer":     &s,
 		"slice":       []Secret{s},
 		"struct":      holder{s, []Secret{s}, map[string]Secret{"5": s}},
-		"config":      Config{Credentials: every, Proxy: "http://proxy:" + s + "@proxy.example.com:8080"},
+		"config":      Config{Credentials: every, Proxy: "http://proxy:" + s + "@gate.example.com:8080"},
 		"credentials": every,
 	}
 	for name, v := range values {
