@@ -296,6 +296,7 @@ type pass struct {
 	signing   int
 	header    http.Header
 	transport http.RoundTripper
+	certified bool                // by a client certificate
 	hide      func(string) string // takes the secrets out of a text
 }
 
@@ -311,7 +312,7 @@ func (c *Client) enter(app App) (pass, error) {
 	if s.credentials.CertificatePassword != "" {
 		secrets = append(secrets, s.credentials.CertificatePassword.Reveal())
 	}
-	return pass{s.number, header, s.transport, hiding(secrets)}, nil
+	return pass{s.number, header, s.transport, s.credentials.Certificate != "", hiding(secrets)}, nil
 }
 
 func (r request) op() string { return r.method + " " + r.api }
@@ -332,7 +333,7 @@ func (c *Client) exchange(ctx context.Context, req *http.Request, acts bool, pas
 	resp, err := pass.transport.RoundTrip(req)
 	if err != nil {
 		unsent := way.stoppedBeforeSending(err)
-		if pass.transport != c.transport && way.fresh.Load() && ctx.Err() == nil && !strings.Contains(err.Error(), "certificate") {
+		if pass.certified && way.fresh.Load() && ctx.Err() == nil && !strings.Contains(err.Error(), "certificate") {
 			// A server tells that it refuses a certificate on the connection, which may be over before that is read.
 			err = fmt.Errorf("%w; the client certificate may have been refused", err)
 		}
