@@ -507,7 +507,7 @@ func adviceFor(err error) string {
 	case e.Code == "":
 		return "this is not kintone's answer: is KINTONE_BASE_URL right?"
 	case e.Code == "GAIA_IA02", e.Code == "GAIA_AP15":
-		return "the token is of another app, or the app was not updated after the token was made"
+		return "the token is of another app, was deleted, or the app was not updated after it was made"
 	case e.Code == "GAIA_AP01":
 		return "there is no app of that id on this domain"
 	case e.Code == "GAIA_IL23":

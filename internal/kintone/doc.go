@@ -2,7 +2,8 @@
 //
 // A Client speaks for one site: one domain, one set of credentials. It makes the two calls that change statuses
 // ([Client.UpdateStatus] for one record, [Client.UpdateStatuses] for up to a hundred), the read that looks at records
-// before and after ([Client.RecordsByID]), and the three reads that explain an app ([Client.FormFields],
+// before and after ([Client.RecordsByID]), those that find them by a key or by the condition of an action
+// ([Client.RecordsByKey], [Client.RecordsMatching]), and the three reads that explain an app ([Client.FormFields],
 // [Client.Process], [Client.AppInfo]). Those who change an app's process management read and write it whole, as
 // [ProcessSettings], and put it into force ([Client.UpdateProcessSettings], [Client.Deploy]). A Client sends each request
 // once. It never repeats one, never follows a redirect and never guesses: what to do after a failure is for the caller,
@@ -19,6 +20,9 @@
 //
 // All requests of a site pass its [Gate], which bounds how many are out at a time, how many leave per second and per
 // day, and stops them while the site is down. The gate makes callers wait; it fails nobody.
+//
+// How a site is signed in to, by password, tokens, a certificate and through a proxy, is in [Credentials]; they can be
+// renewed while requests wait and are out ([Client.Renew]).
 //
 // Secrets have a type of their own, [Secret], and stay inside: no error, no String and no %+v of this package shows
 // one, even if a server answers with what it was sent.
