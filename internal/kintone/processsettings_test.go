@@ -153,6 +153,7 @@ func TestSettingsThatCannotBeRead(t *testing.T) {
 		`{"states":{"a":{"index":"x"}}}`:               {"states/a/index"},
 		`{"states":{"a":{"name":""}}}`:                 {"states/a/name"},
 		`{"states":{"a":{"name":7}}}`:                  {"states/a/name"},
+		`{"states":{"":{}}}`:                           {"states//name"},
 		`{"states":{"a":{"indexes":"0"}}}`:             {"states/a/indexes"},
 		`{"states":{"a":{"assignee":{"type":"ONE"}}}}`: {"states/a/assignee/entities"},
 		`{"states":{"a":{"assignee":[]}}}`:             {"states/a/assignee"},
@@ -762,7 +763,7 @@ func TestCountByStatus(t *testing.T) {
 // Whatever can be read is read again as the same from what is written.
 func FuzzProcessSettings(f *testing.F) {
 	for _, seed := range []string{seed1Body, processAnswer, settingsNow, `{}`, `{"app":"5","enable":"false","states":{},"actions":[],"revision":"0"}`,
-		`{"states":{"":{"name":"x","index":"-9"},"b":{"assignee":{"type":"?","entities":[{"entity":{"type":"CREATOR","code":"x"},"includeSubs":"true"}]}}}}`,
+		`{"states":{"":{}}}`, `{"states":{"":{"name":"x","index":"-9"},"b":{"assignee":{"type":"?","entities":[{"entity":{"type":"CREATOR","code":"x"},"includeSubs":"true"}]}}}}`,
 		`{"actions":[{"filterCond":"a = \"\\\u2028<","type":"X","executableUser":{}},{"executableUser":{"entities":[]}}]}`} {
 		f.Add([]byte(seed))
 	}

@@ -241,9 +241,10 @@ func (r *reader) state(v any, key string) StateSettings {
 	}
 	state := StateSettings{Name: key}
 	if name, ok := r.text(members["name"], at("name")...); ok {
-		if state.Name = name; name == "" {
-			r.wrong(at("name"), "is empty")
-		}
+		state.Name = name
+	}
+	if state.Name == "" {
+		r.wrong(at("name"), "is empty")
 	}
 	if n, ok := r.number(members["index"], at("index")...); ok {
 		state.Index, state.HasIndex = int(n), true
