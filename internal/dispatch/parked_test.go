@@ -18,7 +18,7 @@ import (
 //
 //	STATUSQ_MEASURE=1 go test -run ManyParked -v ./internal/dispatch
 func TestManyParkedJobsCostLittleAndRunInOrder(t *testing.T) {
-	n := 10_000
+	n := 5_000
 	if os.Getenv("STATUSQ_MEASURE") != "" {
 		n = 200_000
 	}
@@ -31,7 +31,7 @@ func TestManyParkedJobsCostLittleAndRunInOrder(t *testing.T) {
 	clock := wallClock(t)
 	inWorldOf(t, app, func(w *world) {
 		// Two jobs a record, the second behind the first.
-		due := time.Now().Add(12 * time.Hour).Truncate(time.Second).UTC()
+		due := time.Now().Add(3 * time.Hour).Truncate(time.Second).UTC()
 		js := make([]queue.Job, n)
 		for i := range js {
 			record, action := int64(i%(n/2)+1), "Start"
