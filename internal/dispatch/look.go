@@ -68,6 +68,22 @@ func (l *lane) lookAt(tasks []*task) {
 	l.wg.Go(func() {
 		k := &look{tasks: tasks, pool: pool, app: app}
 		err := func() (err error) {
+			readSettings := func() error {
+				if k.process, err = l.client.Process(l.work, k.app); err != nil {
+					return err
+				}
+				if fields, err = l.client.FormFields(l.work, k.app); err != nil {
+					return err
+				}
+				process, k.fields, k.heard, stale = k.process, &fields, true, false
+				return nil
+			}
+			if !process.Enabled {
+				// First, since records show their status only to who knows that it is on again.
+				if err := readSettings(); err != nil {
+					return err
+				}
+			}
 			if len(ids) < len(tasks) {
 				failpoint.Hit("find.asking")
 				if fields, err = l.search(k, fields, stale); err != nil {
@@ -96,15 +112,11 @@ func (l *lane) lookAt(tasks []*task) {
 				found := inspectJob(*t.job, r, process, fields, l.us, nil, time.Now())
 				return found.fate == appUnable || found.fate != fit && found.bySettings && stale
 			}
-			if len(tasks) == 0 || suspect || slices.ContainsFunc(tasks, unfitting) {
+			if k.process == nil && (len(tasks) == 0 || suspect || slices.ContainsFunc(tasks, unfitting)) {
 				// No job dies of settings that somebody may have mended meanwhile.
-				if k.process, err = l.client.Process(l.work, k.app); err != nil {
+				if err := readSettings(); err != nil {
 					return err
 				}
-				if fields, err = l.client.FormFields(l.work, k.app); err != nil {
-					return err
-				}
-				process, k.fields, k.heard = k.process, &fields, true
 			}
 			k.tongues = l.learnTongues(k, tongues, process, fields)
 			return l.askConditions(k, process, fields)

@@ -164,7 +164,7 @@ func TestAnAppThatCannotActHaltsAndKillsNothing(t *testing.T) {
 					w.t.Errorf("nobody was told that the lane halted with %s", tt.reason)
 				}
 				tt.mended(w)
-				got := w.settle(2000, 20*time.Minute)
+				got := w.settle(2000, 6*time.Minute) // the first probe sets it going again
 				w.end(wk)
 				if n := count(got); n[queue.Applied] != 2000 {
 					w.t.Errorf("outcomes %v, want 2000 applied", n)
