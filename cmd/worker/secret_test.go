@@ -175,12 +175,12 @@ func TestSecretsAppearNowhere(t *testing.T) {
 			say("send", p.enqueue("send", "--file", p.file(300, "Start"), "--campaign", "c", "--json"))
 			say("send one", p.enqueue("send", "--app", "5", "--record", "301", "--action", "Start", "--job", "a", "--wait", "--timeout", "2s"))
 			w.cmd.Process.Signal(syscall.SIGHUP)
-			say("check", p.worker("check"))
+			say("check", p.worker("check", "--app", "5"))
 			for _, args := range [][]string{{"lanes"}, {"inflight"}, {"job", "a"}, {"job", "Start-1"}, {"dead", "ls"}, {"watch", "c", "--timeout", "1s"}} {
 				say(args[0], p.enqueue(args...))
 				say(args[0]+" --json", p.enqueue(append(args, "--json")...))
 			}
-			check := p.worker("check", "--json")
+			check := p.worker("check", "--app", "5", "--json")
 			say("check --json", check)
 			if !strings.Contains(check.out, `"what":"app 5 of main"`) {
 				t.Errorf("check did not look at the app: %s", check.out)
