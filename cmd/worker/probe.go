@@ -198,7 +198,11 @@ func (c *probeCmd) probe(stop context.Context, out *terminal, s site, client *ki
 	}
 	paper := &transcript{file: file}
 	defer func() { err = errors.Join(err, paper.close()) }()
-	e := &expedition{t, client.Prober(requests, paper.exchange, t.app)}
+	e := &expedition{terrain: t}
+	e.prober = client.Prober(requests, func(x kintone.Exchange) {
+		paper.exchange(x)
+		e.hear(x)
+	}, t.app)
 	paper.hide = e.prober.Hide
 	paper.head(s, t)
 
@@ -278,6 +282,9 @@ func (c *probeCmd) announce(w io.Writer, s site, t *terrain, app, transcript str
 	if slices.ContainsFunc(ask, func(p planned) bool { return p.name == "deploy" }) {
 		fmt.Fprint(w, "It deploys the app's settings as they are, unless changes wait there.\n")
 	}
+	if !c.Yes && slices.ContainsFunc(ask, func(p planned) bool { return p.name == "count" }) {
+		fmt.Fprint(w, "For count, note now how many requests of today kintone's system administration shows for the app (App management).\n")
+	}
 	if records > 0 {
 		fmt.Fprint(w, "Assignees may be notified, and webhooks of the app fire. Use an app that nobody works with, while no worker serves it.\n")
 	}
@@ -331,18 +338,37 @@ func (c *probeCmd) report(w io.Writer, app int64, q question, f finding) error {
 	return err
 }
 
-// bill says what the administration's counter of requests should be compared with: the API does not show it.
+// bill says how many requests were made and, if somebody wants to know what counts, how far the administration's count has
+// risen in each case: the API does not show it.
 func (c *probeCmd) bill(w io.Writer, paper *transcript, e *expedition, t *terrain, began time.Time, most int, counts bool) {
 	sent, refused := e.prober.Counts()
+	if _, _, inBulk := refusedCall(e.calls); inBulk {
+		refused++
+	}
 	text := fmt.Sprintf("%d requests to look at the app, and then %d of the at most %d that were announced, in %s; kintone refused %d of them.",
 		surveyRequests, min(sent, most), most, told(time.Since(began)), refused)
 	if sent > most {
 		text += fmt.Sprintf(" On top of those came %d, because the deletion had to be repeated.", sent-most)
 	}
-	sent += surveyRequests
-	if counts {
-		text += fmt.Sprintf(" If nobody else uses app %d, the administration's count for it has risen by %d if everything counts, by %d if refusals do not; by %d more where a bulkRequest counts by its members.",
-			t.app.ID, sent, sent-refused, countMembers-1)
+	switch {
+	case !counts:
+	case e.calls.Target == "" || e.calls.Err != nil:
+		text += " As the bulkRequest was not carried out, how far kintone's count has risen would tell little: ask once more, with --only count."
+	default:
+		since := "the probe asked whether to go on"
+		if c.Yes {
+			since = "before the probe"
+			sent += surveyRequests
+		}
+		text += fmt.Sprintf(" If nobody else uses app %d, its requests of today in the administration (App management) have risen, since %s, by\n"+
+			"- %d if refused requests count and the bulkRequest as one,\n"+
+			"- %d if refused requests count and the bulkRequest as %d,\n"+
+			"- %d if refused requests do not count and the bulkRequest as one,\n"+
+			"- %d if refused requests do not count and the bulkRequest as %[5]d.", t.app.ID, since,
+			sent, sent+countMembers-1, countMembers, sent-refused, sent-refused+countMembers-1)
+		if e.silent > 0 {
+			text += fmt.Sprintf("\n\nOr by up to %d less: so many got no answer of kintone's. With --only count there are none of these.", e.silent)
+		}
 	}
 	paper.note(text)
 	fmt.Fprintf(w, "\n%s\n", indent(text, 0))

@@ -315,7 +315,18 @@ func TestProbeTellsAnswersApart(t *testing.T) {
 			})
 		}},
 
-		"the count": {ask: "count", verdict: open, saw: "only the administration tells"},
+		"the count": {ask: "count", verdict: open, saw: "a record that is not there were answered 404 GAIA_RE01 (11 times), and a bulkRequest of 5 calls 200; only the administration tells"},
+		"a count without a bulkRequest": {ask: "count", verdict: open, saw: "and a bulkRequest of 5 calls 409 GAIA_CO02 for call 2; only the administration tells",
+			prepare: func(g *ground) { g.fault = g.overtakingBulk }},
+		"a count where nobody answers": {ask: "count", verdict: open, saw: "and a bulkRequest of 5 calls 502 with a page that is not kintone's; only",
+			prepare: func(g *ground) {
+				g.fault = func(r simulator.Request) simulator.Fault {
+					if r.API == "bulkRequest.json" {
+						return simulator.Fault{Kind: simulator.BadGateway}
+					}
+					return simulator.Fault{}
+				}
+			}},
 
 		"a deploy":            {ask: "deploy", args: []string{"--deploy"}, verdict: learned, saw: "right after the deploy was accepted: an action 200, a read of the settings 400 GAIA_XX01"},
 		"a deploy that fails": {ask: "deploy", args: []string{"--deploy"}, verdict: learned, saw: "FAIL after", prepare: func(g *ground) { g.sim.SetDeploy(0, simulator.Fail) }},
@@ -348,6 +359,94 @@ func TestProbeTellsAnswersApart(t *testing.T) {
 				t.Errorf("there are %d records, 20 were there before", n)
 			}
 		})
+	}
+}
+
+// overtakingBulk is somebody who writes to the second record of each bulkRequest before that is carried out.
+func (g *ground) overtakingBulk(r simulator.Request) simulator.Fault {
+	if r.API == "bulkRequest.json" {
+		must(g.sim.Edit(r.App, r.Records[1], "sato"))
+	}
+	return simulator.Fault{}
+}
+
+var rises = regexp.MustCompile(`- (\d+) if refused requests (count|do not count) and the bulkRequest as (one|5)[,.]`)
+
+// Whatever kintone counts, the one line of the bill that says so has the number that the administration shows then.
+func TestProbeTellsHowFarTheCountHasRisen(t *testing.T) {
+	for _, free := range []bool{false, true} {
+		for count, as := range map[simulator.BulkCount]string{simulator.EachCall: "5", simulator.EachApp: "one", simulator.FirstCall: "one"} {
+			g := newGround(simulator.Config{RefusedFree: free, BulkCount: count}, approvals())
+			s := g.probe(t, "--yes", "--only", "count")
+			output{s.code, s.out, oneLine(s.err)}.want(t, exitDone, "kintone refused 11 of them", "have risen, since before the probe, by")
+			risen := strconv.Itoa(g.sim.Requests().Today[5])
+			var right []string
+			lines := rises.FindAllStringSubmatch(oneLine(s.err), -1)
+			for _, line := range lines {
+				if line[1] == risen {
+					right = append(right, line[2]+", "+line[3])
+				}
+			}
+			if want := either(free, "do not count", "count") + ", " + as; len(lines) != 4 || !slices.Equal(right, []string{want}) {
+				t.Errorf("the count has risen by %s, and %q (want %q) of the bill says so:\n%s", risen, right, want, s.err)
+			}
+			if strings.Contains(s.err, "Or by up to") || strings.Count(oneLine(s.transcript), lines[0][0]) != 1 {
+				t.Errorf("the bill is\n%s\nand in the transcript\n%s", s.err, s.transcript)
+			}
+		}
+	}
+
+	// One that was not carried out tells nothing of how it counts when it is.
+	g := newGround(simulator.Config{}, approvals())
+	g.fault = g.overtakingBulk
+	s := g.probe(t, "--yes", "--only", "count")
+	output{s.code, s.out, oneLine(s.err)}.want(t, exitDone, "kintone refused 12 of them. As the bulkRequest was not carried out", "ask once more, with --only count")
+	if rises.MatchString(oneLine(s.err)) {
+		t.Errorf("the bill is\n%s", s.err)
+	}
+
+	// Who notes the number when he is asked whether to go on has a part of the requests in it.
+	g = newGround(simulator.Config{}, approvals())
+	cmd := exec.Command(os.Args[0], "probe", "--config", g.configure(t), "--app", "5", "--only", "count")
+	cmd.Dir = t.TempDir()
+	cmd.Env = []string{asWorker + "=1", "HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
+	cmd.Stdin = strings.NewReader("y\n")
+	raw, err := cmd.CombinedOutput()
+	said := oneLine(string(raw))
+	if err != nil || !strings.Contains(said, "note now how many requests of today") || !strings.Contains(said, "have risen, since the probe asked whether to go on, by") {
+		t.Fatalf("the probe said, %v:\n%s", err, raw)
+	}
+	if lines := rises.FindAllStringSubmatch(said, -1); len(lines) != 4 || lines[1][1] != strconv.Itoa(g.sim.Requests().Today[5]-surveyRequests) {
+		t.Errorf("the count has risen by %d, %d of them before; the bill is\n%s", g.sim.Requests().Today[5], surveyRequests, raw)
+	}
+
+	// Who does not answer may not have counted either.
+	g = newGround(simulator.Config{}, approvals())
+	g.fault = func(r simulator.Request) simulator.Fault {
+		if r.API == "app/status.json" && r.N > surveyRequests {
+			return simulator.Fault{Kind: simulator.BadGateway}
+		}
+		return simulator.Fault{}
+	}
+	s = g.probe(t, "--yes", "--only", "count,language")
+	output{s.code, s.out, oneLine(s.err)}.want(t, exitDone, "Or by up to 4 less", "--only count")
+}
+
+// In a guest space, the calls in a bulkRequest have its path as well.
+func TestProbeCountsInAGuestSpace(t *testing.T) {
+	g := newGround(simulator.Config{}, approvals())
+	g.sim.AddApp(simulator.App{ID: 7, GuestSpace: 3, Process: simulator.Workflow(), Tokens: []simulator.Token{simulator.FullToken("token7")}})
+	conf := g.configure(t)
+	raw, err := os.ReadFile(conf)
+	must(err)
+	dir := filepath.Dir(conf)
+	write(t, dir, "token7", "token7")
+	conf = write(t, dir, "statusq.yaml", strings.Replace(string(raw), "apps: {", "apps: {7: {tokenFile: token7, guestSpace: 3}, ", 1))
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"probe", "--config", conf, "--app", "7", "--only", "count", "--yes", "--out", filepath.Join(dir, "paper")}, &out, &errs)
+	output{code, oneLine(out.String()), errs.String()}.want(t, exitDone, "a bulkRequest of 5 calls 200;")
+	if n := g.sim.CommitCount(); n != 5 || g.sim.Requests().Today[5] != 0 {
+		t.Errorf("%d actions happened, want 5", n)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"statusq/internal/kintone"
@@ -29,6 +30,20 @@ type terrain struct {
 type expedition struct {
 	*terrain
 	prober *kintone.Prober
+
+	// For the bill.
+	silent int              // requests that kintone has not answered: it may not have counted them, or not have got them
+	calls  kintone.Exchange // the last bulkRequest that it has answered
+}
+
+// hear notes what a request means for the bill. It is told of one at a time.
+func (e *expedition) hear(x kintone.Exchange) {
+	switch _, _, refused := refusedCall(x); {
+	case strings.HasSuffix(x.Target, "/bulkRequest.json") && (x.Err == nil || refused):
+		e.calls = x
+	case x.Err != nil && x.Err.Code == "":
+		e.silent++
+	}
 }
 
 // step is an action that can be sent without knowing the record: it has no condition, and its name is the only one of

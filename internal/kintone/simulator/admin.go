@@ -23,6 +23,7 @@ import (
 //	                                    requests or that time, whichever comes first
 //	DELETE /faults                      no faults any more
 //	POST   /edit                        {"app":5,"record":1001,"user":"sato"}: Edit
+//	POST   /secondfactor                {"user":"sato"}: SetSecondFactor
 //	GET    /settings?app=5              SettingsState
 //	POST   /pend                        {"app":5,"user":"sato"}: Pend, with something other than the process settings
 //	POST   /deploys                     {"takes":"5s","ends":"FAIL"}: SetDeploy
@@ -41,6 +42,7 @@ func (k *Kintone) Admin() http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	mux.HandleFunc("POST /edit", k.adminEdit)
+	mux.HandleFunc("POST /secondfactor", k.adminSecondFactor)
 	mux.HandleFunc("GET /settings", k.adminSettings)
 	mux.HandleFunc("POST /pend", k.adminPend)
 	mux.HandleFunc("POST /deploys", k.adminDeploys)
@@ -178,6 +180,21 @@ func (k *Kintone) adminEdit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := k.Edit(order.App, order.Record, order.User); err != nil {
+		complain(w, http.StatusNotFound, err)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (k *Kintone) adminSecondFactor(w http.ResponseWriter, r *http.Request) {
+	var order struct {
+		User string `json:"user"`
+	}
+	if err := accept(r, &order); err != nil {
+		complain(w, http.StatusBadRequest, err)
+		return
+	}
+	if err := k.SetSecondFactor(order.User); err != nil {
 		complain(w, http.StatusNotFound, err)
 		return
 	}

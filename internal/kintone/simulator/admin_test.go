@@ -58,6 +58,11 @@ func TestAdminWrites(t *testing.T) {
 	ask(t, k, "POST", "/edit", `{"app":5,"record":99,"user":"sato"}`, 404)
 	ask(t, k, "POST", "/edit", `{"application":5}`, 400)
 
+	ask(t, k, "POST", "/secondfactor", `{"user":"sato"}`, 204)
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("sato", "sato")), 401, "CB_TW02")
+	ask(t, k, "POST", "/secondfactor", `{"user":"nobody"}`, 404)
+	ask(t, k, "POST", "/secondfactor", `{"login":"sato"}`, 400)
+
 	ask(t, k, "POST", "/faults", `{"kind":"badGateway","applied":true,"delay":"1h","method":"PUT","app":5,"count":1}`, 204)
 	wantOK(t, get(t, k, "/k/v1/app.json?id=5"))
 	if a := putOne(t, k, `{"app":5,"id":1,"action":"Start"}`); a.status != http.StatusBadGateway {

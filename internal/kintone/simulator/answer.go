@@ -42,7 +42,10 @@ func (k *Kintone) change(a *app, by caller, c *call, changes []statusChange, now
 	if c.executions > 1 {
 		request += "/" + strconv.Itoa(c.executions)
 	}
-	o := origin{request: request, time: now}
+	o := origin{request: request, time: now, webhook: c.api == "record/status.json" && (!c.inBulk || k.cfg.BulkWebhooks)}
+	for i, x := range changes {
+		changes[i].pinned = c.pinned[pin{a.ID, x.record, x.revision}]
+	}
 	if k.cfg.NamedTwice == InTurn && repeated(changes) {
 		return k.inTurn(a, by, changes, o)
 	}

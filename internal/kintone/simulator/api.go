@@ -33,10 +33,14 @@ type call struct {
 	body        []byte
 	decoded     any // the body; nil if it is none or no JSON
 	decodeErr   error
+	endpoint    endpoint
+	calls       []*call // of a bulkRequest, in their order; nil where there is none to be read
+	inBulk      bool    // it is one of those
 
 	// Guarded by the mutex of Kintone.
-	executions int     // so far
-	answer     *answer // to the last execution
+	pinned     map[pin]bool // nil if nobody wants to know (Config.Overtaken)
+	executions int          // so far
+	answer     *answer      // to the last execution
 }
 
 // answer is what kintone itself says to a call.
@@ -54,24 +58,26 @@ type endpoint struct {
 	read  func(*form) any // the other parameters
 	needs need
 	run   func(k *Kintone, a *app, by caller, c *call, params any, now time.Time) ([]byte, *Refusal)
+	bulk  bool // it may stand in a bulkRequest
 }
 
 var endpoints = map[string]endpoint{
-	"GET records.json":                 {"app", readRecordsQuery, need{right: toView}, (*Kintone).getRecords},
-	"POST records.json":                {"app", readNewRecords, need{right: toAdd, writes: true}, (*Kintone).postRecords},
-	"DELETE records.json":              {"app", readDeletions, need{right: toDelete, writes: true}, (*Kintone).deleteRecords},
-	"GET record.json":                  {"app", readRecordID, need{right: toView}, (*Kintone).getRecord},
-	"PUT record/status.json":           {"app", readStatusChange, need{right: toView, writes: true}, (*Kintone).putStatus},
-	"PUT records/status.json":          {"app", readStatusChanges, need{right: toView, writes: true}, (*Kintone).putStatuses},
-	"PUT record/assignees.json":        {"app", readAssignees, need{right: toManage, writes: true}, (*Kintone).putAssignees},
-	"GET app.json":                     {"id", readNothing, need{right: toKnow}, (*Kintone).getApp},
-	"GET app/status.json":              {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getProcess},
-	"GET app/form/fields.json":         {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getFields},
-	"GET preview/app/status.json":      {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewProcess},
-	"PUT preview/app/status.json":      {"app", readProcessChange, need{right: toManage, settings: true}, (*Kintone).putProcess},
-	"GET preview/app/form/fields.json": {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewFields},
-	"POST preview/app/deploy.json":     {"", readDeploy, need{right: toManage, settings: true}, (*Kintone).postDeploy},
-	"GET preview/app/deploy.json":      {"", readDeployed, need{right: toManage}, (*Kintone).getDeploy},
+	"GET records.json":                 {"app", readRecordsQuery, need{right: toView}, (*Kintone).getRecords, false},
+	"POST records.json":                {"app", readNewRecords, need{right: toAdd, writes: true}, (*Kintone).postRecords, true},
+	"DELETE records.json":              {"app", readDeletions, need{right: toDelete, writes: true}, (*Kintone).deleteRecords, true},
+	"GET record.json":                  {"app", readRecordID, need{right: toView}, (*Kintone).getRecord, false},
+	"PUT record/status.json":           {"app", readStatusChange, need{right: toView, writes: true}, (*Kintone).putStatus, true},
+	"PUT records/status.json":          {"app", readStatusChanges, need{right: toView, writes: true}, (*Kintone).putStatuses, true},
+	"PUT record/assignees.json":        {"app", readAssignees, need{right: toManage, writes: true}, (*Kintone).putAssignees, true},
+	"GET app.json":                     {"id", readNothing, need{right: toKnow}, (*Kintone).getApp, false},
+	"GET app/status.json":              {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getProcess, false},
+	"GET app/form/fields.json":         {"app", readLanguage, need{right: toRead, settings: true}, (*Kintone).getFields, false},
+	"GET preview/app/status.json":      {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewProcess, false},
+	"PUT preview/app/status.json":      {"app", readProcessChange, need{right: toManage, settings: true}, (*Kintone).putProcess, false},
+	"GET preview/app/form/fields.json": {"app", readLanguage, need{right: toManage, settings: true}, (*Kintone).getPreviewFields, false},
+	"POST preview/app/deploy.json":     {"", readDeploy, need{right: toManage, settings: true}, (*Kintone).postDeploy, false},
+	"GET preview/app/deploy.json":      {"", readDeployed, need{right: toManage}, (*Kintone).getDeploy, false},
+	"POST bulkRequest.json":            {"", readBulk, need{}, (*Kintone).postBulk, false},
 }
 
 // need is what a call asks of its caller and of the moment.
@@ -152,31 +158,55 @@ func newCall(r *http.Request, body []byte, language string) *call {
 	if r.Method == http.MethodPost && strings.EqualFold(r.Header.Get("X-HTTP-Method-Override"), http.MethodGet) {
 		c.method = http.MethodGet
 	}
-	path, ok := strings.CutPrefix(r.URL.Path, "/k/")
-	if guest, inGuest := strings.CutPrefix(path, "guest/"); ok && inGuest {
-		space, rest, _ := strings.Cut(guest, "/")
-		id, err := strconv.ParseInt(space, 10, 64)
-		if err != nil || id < 1 {
-			return nil
-		}
-		c.guestSpace, path = id, rest
-	}
-	c.api, ok = strings.CutPrefix(path, "v1/")
-	if _, known := endpoints[c.kind()]; !ok || !known {
+	var ok, known bool
+	c.guestSpace, c.api, ok = locate(r.URL.Path)
+	if c.endpoint, known = endpoints[c.kind()]; !ok || !known {
 		return nil
 	}
 	c.language = preferred(r.Header.Get("Accept-Language"), language)
 	if len(body) > 0 {
 		c.decoded, c.decodeErr = decode(body)
 	}
+	if c.api == bulkRequest {
+		c.calls = c.inside()
+	}
+	if slices.ContainsFunc(c.calls, func(one *call) bool { return one != nil && slices.Contains(unspoken, one.kind()) }) {
+		return nil
+	}
 	return c
+}
+
+// locate takes a path apart. It reports false if that is not one of kintone's API, and api is "" then.
+func locate(path string) (guestSpace int64, api string, ok bool) {
+	path, ok = strings.CutPrefix(path, "/k/")
+	if guest, inGuest := strings.CutPrefix(path, "guest/"); ok && inGuest {
+		space, rest, _ := strings.Cut(guest, "/")
+		id, err := strconv.ParseInt(space, 10, 64)
+		if err != nil || id < 1 {
+			return 0, "", false
+		}
+		guestSpace, path = id, rest
+	}
+	if !ok {
+		return 0, "", false
+	}
+	if api, ok = strings.CutPrefix(path, "v1/"); !ok {
+		return 0, "", false
+	}
+	return guestSpace, api, true
 }
 
 func (c *call) kind() string { return c.method + " " + c.api }
 
 // apps are the apps that a call names, before anything was checked.
 func (c *call) apps() []int64 {
-	name := endpoints[c.kind()].app
+	var ids []int64
+	for _, one := range c.calls {
+		if one != nil {
+			ids = append(ids, one.apps()...)
+		}
+	}
+	name := c.endpoint.app
 	var named []any
 	if m, ok := c.decoded.(map[string]any); ok {
 		if name != "" {
@@ -197,23 +227,27 @@ func (c *call) apps() []int64 {
 			}
 		}
 	}
-	var ids []int64
 	for _, v := range named {
-		if id, ok := integer(v); ok && !slices.Contains(ids, id) {
+		if id, ok := integer(v); ok {
 			ids = append(ids, id)
 		}
 	}
 	slices.Sort(ids)
-	return ids
+	return slices.Compact(ids)
 }
 
-// records are the record numbers that a status call names, before anything was checked.
+// records are the record numbers that a status call names, or those in a bulkRequest, before anything was checked.
 func (c *call) records() []int64 {
+	var ids []int64
+	for _, one := range c.calls {
+		if one != nil {
+			ids = append(ids, one.records()...)
+		}
+	}
 	m, ok := c.decoded.(map[string]any)
 	if !ok || c.method != http.MethodPut {
-		return nil
+		return ids
 	}
-	var ids []int64
 	members, _ := m["records"].([]any)
 	for _, member := range append(members, m) {
 		if fields, ok := member.(map[string]any); ok {
@@ -234,6 +268,9 @@ func (k *Kintone) arrive(c *call) (running int, wait time.Duration) {
 	k.counts.Total++
 	k.counts.Kinds[c.kind()]++
 	k.count(c, time.Now())
+	if k.cfg.Overtaken != "GAIA_CO02" {
+		c.pinned = k.pins(c)
+	}
 	k.running++
 	if k.running <= k.cfg.ConcurrencyLimit {
 		k.counts.Peak = max(k.counts.Peak, k.running)
@@ -243,6 +280,21 @@ func (k *Kintone) arrive(c *call) (running int, wait time.Duration) {
 		wait += time.Duration(k.random.Int64N(int64(k.cfg.Jitter)))
 	}
 	return k.running, wait
+}
+
+// pin is a revision that a record had when a call arrived that names it.
+type pin struct{ app, record, revision int64 }
+
+func (k *Kintone) pins(c *call) map[pin]bool {
+	pins := map[pin]bool{}
+	for _, id := range c.apps() {
+		if a, ok := k.apps[id]; ok {
+			for _, record := range c.records() {
+				pins[pin{id, record, a.look(record).revision}] = true
+			}
+		}
+	}
+	return pins
 }
 
 func (k *Kintone) leave() {
@@ -324,15 +376,21 @@ func (k *Kintone) perform(c *call, now time.Time) ([]byte, *Refusal) {
 	if refusal != nil {
 		return nil, refusal
 	}
-	e := endpoints[c.kind()]
-	f := &form{members: members, bad: complaints{}, inURL: len(c.body) == 0, twice: k.cfg.NamedTwice}
+	return k.carryOut(c, by, members, now)
+}
+
+// carryOut does what a call wants whose caller is known.
+func (k *Kintone) carryOut(c *call, by caller, members map[string]any, now time.Time) ([]byte, *Refusal) {
+	e := c.endpoint
+	f := &form{members: members, bad: complaints{}, inURL: len(c.body) == 0 && !c.inBulk, twice: k.cfg.NamedTwice}
 	var id int64
 	if e.app != "" {
 		id = f.id(e.app)
 	}
 	params := e.read(f)
 	f.rest()
-	if refusal := f.bad.refusal(); refusal != nil {
+	refusal := f.bad.refusal()
+	if refusal != nil {
 		return nil, refusal
 	}
 	var a *app
@@ -489,7 +547,14 @@ func (k *Kintone) envelope(c *call, r *Refusal) *answer {
 	if err != nil {
 		panic(err) // strings only: cannot happen
 	}
-	return &answer{status: r.Status, code: r.Code, body: body}
+	if r.calls > 0 {
+		body = amongResults(body, r.call, r.calls)
+	}
+	status := r.Status
+	if other, ok := k.cfg.Statuses[r.Code]; ok {
+		status = other
+	}
+	return &answer{status: status, code: r.Code, body: body}
 }
 
 // preferred returns "ja", "en" or "zh" for the first of these languages in an Accept-Language header. A lone * counts as

@@ -383,9 +383,11 @@ func TestJSONIsReadAsJSON(t *testing.T) {
 	}
 }
 
-// Any body may be sent: what is no JSON is CB_IJ01, and the rest gets one of kintone's other answers.
+// Any body may be sent: what is no JSON is CB_IJ01, and the rest gets one of kintone's other answers. As a call in a
+// bulkRequest it gets the same answer as alone, and nothing is left of the calls around it if that is a refusal.
 func FuzzBody(f *testing.F) {
-	for _, seed := range []string{members(1, 2), `{"a":{"b":[1,-2.5e3,"x\n\\",true,false,null,[],{}]}}`, `{"app":5,"app":5}`, `"\ud800"`, `[[[[`, "{}\xff"} {
+	for _, seed := range []string{members(1, 2), `{"a":{"b":[1,-2.5e3,"x\n\\",true,false,null,[],{}]}}`, `{"app":5,"app":5}`, `"\ud800"`, `[[[[`, "{}\xff",
+		`{"app":5,"records":[{"id":9,"action":"Start"}]}`, `{"requests":[` + act(1, "Start", "") + `,{}]}`, `{"requests":[` + act(1, "Start", "") + `]}`} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
@@ -401,8 +403,32 @@ func FuzzBody(f *testing.F) {
 			t.Errorf("%q is no JSON and answered with %s", body, a.body)
 		}
 		var members map[string]json.RawMessage
-		if json.Unmarshal(body, &members) == nil && members != nil && a.Code == "CB_IL02" {
+		isObject := json.Unmarshal(body, &members) == nil && members != nil
+		if isObject && a.Code == "CB_IL02" {
 			t.Errorf("%q is an object and answered with %s", body, a.body)
+		}
+
+		k = newKintone(t, simulator.App{})
+		whole := send(t, k, request("POST", "/k/v1/bulkRequest.json", string(body)))
+		if ran := strings.Contains(whole.body, `"results"`); whole.status != 200 && whole.status != 404 && whole.Code == "" && !ran {
+			t.Errorf("as a bulkRequest %q is answered with %d %s", body, whole.status, whole.body)
+		}
+		if n := k.CommitCount(); whole.status != 200 && n != 0 {
+			t.Errorf("as a bulkRequest %q is answered with %d after %d actions", body, whole.status, n)
+		}
+		if !isObject || a.Code == "CB_IJ01" {
+			return
+		}
+		k = newKintone(t, simulator.App{})
+		in := bulk(t, k, []string{act(10, "Start", ""), one("PUT", "records/status.json", string(body)), act(10, "Approve", `,"revision":3`)})
+		switch {
+		case a.status == 200 && strings.Contains(a.body, `"id":"10"`): // the calls around it want the same record
+		case a.status == 200 && (in.status != 200 || !strings.Contains(in.body, a.body)):
+			t.Errorf("%q is answered with %s, and in a bulkRequest with %s", body, a.body, in.body)
+		case a.status != 200 && (in.status != a.status || !strings.Contains(in.body, `{"results":[{},{"code":"`+a.Code+`"`)) && in.Code != "CB_IJ01":
+			t.Errorf("%q is answered with %d %s, and in a bulkRequest with %d %s", body, a.status, a.body, in.status, in.body)
+		case in.status != 200 && k.CommitCount() > 0:
+			t.Errorf("%q leaves %+v of a bulkRequest that was refused", body, k.Commits())
 		}
 	})
 }

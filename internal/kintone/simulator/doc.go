@@ -17,9 +17,11 @@
 //	GET, PUT           preview/app/status.json
 //	GET                preview/app/form/fields.json
 //	GET, POST          preview/app/deploy.json
+//	POST               bulkRequest.json                of those that write records
 //
 // each below /k/v1/ and /k/guest/{space}/v1/. Every other path or method gets a 404 page that is not JSON: what kintone
-// says there is not recorded, and a client that takes such a page for a refusal by kintone should be found out.
+// says there is not recorded, and a client that takes such a page for a refusal by kintone should be found out. A
+// bulkRequest with a call that kintone takes and the simulator does not know gets one, too.
 //
 // # Settings
 //
@@ -40,6 +42,7 @@
 // Requests are judged in this order: arrival (URL length, concurrency), the fault of the day, credentials, form of the
 // request, validation, app, kind of path, permission, a deploy that is running or just over, process management, then the
 // records one by one in the order of the request. The first objection is the answer, and nothing is changed (all or nothing).
+// The calls of a bulkRequest are judged one after the other in the same way, from their validation on.
 //
 // # Time and faults
 //

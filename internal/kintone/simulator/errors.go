@@ -14,7 +14,8 @@ type Refusal struct {
 	Code   string // "GAIA_IL03"
 	Detail string // what the text names: a record, an app or a user; most name nothing (docs/kintone.md 2.2)
 
-	invalid map[string][]text // with CB_VA01 only: "records[3].id" to what is wrong there
+	invalid     map[string][]text // with CB_VA01 only: "records[3].id" to what is wrong there
+	call, calls int               // which call of how many in a bulkRequest it is about; calls is 0 elsewhere
 }
 
 // Error returns the code and the English text.
@@ -71,6 +72,8 @@ var catalogue = map[string]struct {
 	"GAIA_IL26": {http.StatusBadRequest, text{"There is no such user (code: %s).", "ユーザー（code: %s）がいません。"}},
 	"GAIA_CO02": {http.StatusConflict, text{
 		"The revision is not the latest. Somebody may have changed the record.", "リビジョンが最新ではありません。ほかのユーザーが更新した可能性があります。"}},
+	"GAIA_UN03": {http.StatusConflict, text{
+		"Please load the record again. Somebody has changed it meanwhile.", "その間にほかのユーザーがレコードを変更しました。読み込み直してください。"}},
 	"GAIA_DA02": {http.StatusBadRequest, text{"The database could not be locked.", "データベースのロックに失敗しました。"}},
 	"GAIA_TO04": {http.StatusTooManyRequests, text{
 		"Too many requests at a time.", "Too many requests at a time."}}, // always English: docs/kintone.md 1.2
@@ -142,6 +145,8 @@ var (
 	notALanguage  = text{"This has to be one of default, user, ja, en, zh.", "default, user, ja, en, zhのどれかで指定してください。"}
 	isTooLong     = text{"This can have 64 characters at most.", "64文字以内で指定してください。"}
 	tooManyFields = text{"This can have 100 entries at most in a URL and 1000 in a body.", "URLでは100件、本文では1000件までです。"}
+	tooManyCalls  = text{"There can be 1 to 20.", "1件から20件までです。"}
+	notInBulk     = text{"This cannot stand here: another API, or another guest space.", "ここでは使えないAPIか、別のゲストスペースのAPIです。"}
 	tooMany       = text{"A maximum of 100 can be updated at a time.", "一度に更新できるのは100件までです。"}
 	isRepeated    = text{"The record is named twice.", "同じレコードが重複しています。"}
 	tooManyApps   = text{"There can be 0 to 300.", "300件までです。"}

@@ -69,6 +69,25 @@ type Config struct {
 	// RefusedFree leaves requests that kintone refuses (4xx) out of the day counter.
 	RefusedFree bool
 
+	// BulkCount is as how many requests of the day a bulkRequest counts, whether it is carried out or not. Default EachCall.
+	BulkCount BulkCount
+
+	// NotInBulk is the code for a bulkRequest of more than twenty calls, of a call that is not allowed in one, or of several
+	// guest spaces. Default CB_VA01 with its place in the request.
+	NotInBulk string
+
+	// BulkWebhooks has the call for one record fire webhooks in a bulkRequest too.
+	BulkWebhooks bool
+
+	// Overtaken is the code for a record that still had the revision which a status call gives when that arrived, and was
+	// changed before it was carried out. Default GAIA_CO02, as where it had another one from the start; others were seen to
+	// get GAIA_DA02 then, and what GAIA_UN03 says fits it (docs/kintone.md 2.3).
+	Overtaken string
+
+	// Statuses are HTTP statuses of codes instead of the recent ones: kintone has changed them over the years, and those of
+	// some are not known. A bulkRequest has the status of the call that was refused.
+	Statuses map[string]int
+
 	// Basic is the name and password, with a colon between, that the domain wants by basic authentication on top of any
 	// other. "": it wants none.
 	Basic string
@@ -255,6 +274,7 @@ type Commit struct {
 	From, To      string // equal when an ALL status still waits for other assignees
 	Actor         string // login name; Administrator for tokens
 	Foreign       bool   // by Act, not by a request
+	Webhook       bool   // a webhook of the app, if it has one, is told: not by calls for many records (HELP)
 }
 
 // RequestCounts counts requests.
@@ -278,6 +298,8 @@ func New(cfg Config) *Kintone {
 	cfg.LockAfterDeploy = max(0, cmp.Or(cfg.LockAfterDeploy, 200*time.Millisecond))
 	cfg.NamedTwice = cmp.Or(cfg.NamedTwice, "CB_VA01")
 	cfg.TwoActions = cmp.Or(cfg.TwoActions, "GAIA_IL03")
+	cfg.NotInBulk = cmp.Or(cfg.NotInBulk, "CB_VA01")
+	cfg.Overtaken = cmp.Or(cfg.Overtaken, "GAIA_CO02")
 	cfg.WhileDeploying = cmp.Or(cfg.WhileDeploying, "GAIA_XX01")
 	cfg.Language = cmp.Or(cfg.Language, "en")
 	return &Kintone{
@@ -476,7 +498,7 @@ func (k *Kintone) Act(app, record int64, user, action, assignee string) error {
 		return refusal
 	}
 	k.foreign++
-	k.commit(a, actor, moves, origin{request: "person " + strconv.Itoa(k.foreign), time: time.Now(), foreign: true})
+	k.commit(a, actor, moves, origin{request: "person " + strconv.Itoa(k.foreign), time: time.Now(), foreign: true, webhook: true})
 	return nil
 }
 
@@ -539,7 +561,7 @@ func (k *Kintone) CommitsSince(n int) []Commit {
 		commits = append(commits, Commit{
 			N: n + i + 1, Time: e.origin.time, Request: e.origin.request, App: e.origin.app, Record: e.record,
 			Before: e.before, After: e.after, Action: e.action, From: e.from, To: e.to,
-			Actor: e.origin.actor, Foreign: e.origin.foreign,
+			Actor: e.origin.actor, Foreign: e.origin.foreign, Webhook: e.origin.webhook,
 		})
 	}
 	return commits
@@ -594,18 +616,18 @@ func (k *Kintone) record(app, record int64) (*app, *recordData, error) {
 // unless Config.RefusedFree says otherwise.
 func (k *Kintone) count(c *call, now time.Time) {
 	k.turnDay(now)
-	for _, app := range c.apps() {
+	for app, n := range k.costs(c) {
 		if _, ok := k.apps[app]; ok {
-			k.perDay[app]++
+			k.perDay[app] += n
 		}
 	}
 }
 
 // uncount takes a refused request out of the day counter.
 func (k *Kintone) uncount(c *call) {
-	for _, app := range c.apps() {
-		if k.perDay[app] > 0 {
-			k.perDay[app]--
+	for app, n := range k.costs(c) {
+		if _, ok := k.apps[app]; ok {
+			k.perDay[app] = max(0, k.perDay[app]-n)
 		}
 	}
 }

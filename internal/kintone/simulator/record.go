@@ -31,6 +31,7 @@ type app struct {
 	live     int
 	standing map[string]int  // by status: how many records are in it
 	keys     map[string]keys // by field: of those that were asked for by value
+	past     *past           // while what happens may have to be taken back
 }
 
 // appField is a field of an app, built in or further.
@@ -234,7 +235,11 @@ func (a *app) touch(record int64) *recordData {
 		}
 		a.pages[page] = p
 	}
-	return &p[(record-1)%pageSize]
+	r := &p[(record-1)%pageSize]
+	if a.past != nil {
+		a.past.note(record, *r)
+	}
+	return r
 }
 
 // state copies a record out. A record that was never used looks like a new one.

@@ -34,6 +34,7 @@ type statusChange struct {
 	action   string
 	assignee string // "": none given
 	again    bool   // the call named the record before
+	pinned   bool   // the revision was the record's when the call arrived
 }
 
 // anyRevision is what a client sends, or implies by sending none, to have the revision not checked (SEED2, SEED3).
@@ -70,6 +71,7 @@ type origin struct {
 	app     int64
 	actor   string
 	foreign bool
+	webhook bool
 }
 
 // newFlow checks process settings as kintone does when they are saved. Every status counts as one that is live under its
@@ -306,6 +308,8 @@ func (k *Kintone) judgeOne(a *app, actor caller, c statusChange) (move, *Refusal
 		return move{}, refuse("GAIA_RE01", strconv.FormatInt(c.record, 10))
 	case r.more != nil && r.more.hidden:
 		return move{}, refuse("CB_NO02", "")
+	case c.revision != anyRevision && c.revision != r.revision && c.pinned:
+		return move{}, refuse(k.cfg.Overtaken, "")
 	case c.revision != anyRevision && c.revision != r.revision:
 		return move{}, refuse("GAIA_CO02", "")
 	}
@@ -350,29 +354,19 @@ func repeated(changes []statusChange) bool {
 
 // inTurn carries the members of one call out one by one, each judged by what those before it left, and takes all of it
 // back if one is refused.
-func (k *Kintone) inTurn(a *app, by caller, changes []statusChange, o origin) ([]int64, *Refusal) {
-	before := make(map[int64]recordData, len(changes))
-	logged := len(k.log)
-	var revisions []int64
-	for _, c := range changes {
-		c.again = false
-		moves, refusal := k.judge(a, by, []statusChange{c})
-		if refusal != nil {
-			for record, data := range before {
-				r := a.touch(record)
-				a.standing[r.status]--
-				a.standing[data.status]++
-				*r = data
+func (k *Kintone) inTurn(a *app, by caller, changes []statusChange, o origin) (revisions []int64, _ *Refusal) {
+	refusal := k.wholly([]*app{a}, func() *Refusal {
+		for _, c := range changes {
+			c.again = false
+			moves, refusal := k.judge(a, by, []statusChange{c})
+			if refusal != nil {
+				return refusal
 			}
-			k.log = k.log[:logged]
-			return nil, refusal
+			revisions = append(revisions, k.commit(a, by, moves, o)...)
 		}
-		if _, known := before[c.record]; !known {
-			before[c.record] = *a.look(c.record)
-		}
-		revisions = append(revisions, k.commit(a, by, moves, o)...)
-	}
-	return revisions, nil
+		return nil
+	})
+	return revisions, refusal
 }
 
 func (a *app) assigneeType(r *recordData) AssigneeType {

@@ -461,7 +461,7 @@ func TestCommitLog(t *testing.T) {
 	want := []simulator.Commit{
 		{N: 1, Request: "1", App: 5, Record: 2, Before: 1, After: 3, Action: "Start", From: "Not started", To: "In progress", Actor: "Administrator"},
 		{N: 2, Request: "1", App: 5, Record: 1, Before: 1, After: 3, Action: "Start", From: "Not started", To: "In progress", Actor: "Administrator"},
-		{N: 3, Request: "person 1", App: 5, Record: 2, Before: 3, After: 5, Action: "Approve", From: "In progress", To: "Completed", Actor: "sato", Foreign: true},
+		{N: 3, Request: "person 1", App: 5, Record: 2, Before: 3, After: 5, Action: "Approve", From: "In progress", To: "Completed", Actor: "sato", Foreign: true, Webhook: true},
 	}
 	if !slices.Equal(commits, want) {
 		t.Errorf("log is %+v, want %+v", commits, want)

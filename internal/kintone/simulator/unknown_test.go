@@ -1,6 +1,7 @@
 package simulator_test
 
 import (
+	"cmp"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,8 @@ func TestRecordNamedTwice(t *testing.T) {
 	k = managed(t, simulator.Config{NamedTwice: simulator.InTurn}, simulator.App{})
 	wantRefusal(t, put(t, k, `{"app":5,"records":[{"id":1,"action":"Start","revision":1},{"id":1,"action":"Approve","revision":1}]}`), 409, "GAIA_CO02")
 	wantRefusal(t, put(t, k, `{"app":5,"records":[{"id":1,"action":"Start"},{"id":2,"action":"Start"},{"id":1,"action":"Start"}]}`), 400, "GAIA_IL03")
+	wantRefusedCall(t, bulk(t, k, []string{act(2, "Start", ""), one("PUT", "records/status.json",
+		`{"app":5,"records":[{"id":1,"action":"Start"},{"id":1,"action":"Start"}]}`)}), 400, "GAIA_IL03", 1, 2)
 	wantUntouched(t, k)
 	wantRecord(t, k, 1, 1, "Not started")
 	wantRecord(t, k, 2, 1, "Not started")
@@ -77,6 +80,48 @@ func TestRefusedRequestsThatCostNothing(t *testing.T) {
 			t.Errorf("with RefusedFree %v the counts are %+v, want %d", free, c, want)
 		}
 	}
+}
+
+// A record that is changed between the arrival of a request and its turn: GAIA_CO02, as when it was changed before, or
+// GAIA_UN03 (TASKSYNC, AIRBYTE: to be loaded again, as somebody has changed it meanwhile), or GAIA_DA02 (GEMBA).
+func TestRecordOvertaken(t *testing.T) {
+	for code, status := range map[string]int{"": 409, "GAIA_UN03": 409, "GAIA_DA02": 400} {
+		synctest.Test(t, func(t *testing.T) {
+			k := managed(t, simulator.Config{Overtaken: code, Latency: time.Second}, simulator.App{})
+			edit := time.AfterFunc(time.Millisecond, func() {
+				if err := k.Edit(5, 2, "sato"); err != nil {
+					t.Error(err)
+				}
+			})
+			defer edit.Stop()
+			want := cmp.Or(code, "GAIA_CO02")
+			wantRefusal(t, put(t, k, members(1, 2)), status, want)
+			edit.Reset(time.Millisecond)
+			wantRefusal(t, putOne(t, k, `{"app":5,"id":2,"action":"Start","revision":"2"}`), status, want)
+			edit.Reset(time.Millisecond)
+			wantRefusedCall(t, bulk(t, k, []string{act(1, "Start", ""), act(2, "Start", `,"revision":3`)}), status, want, 1, 2)
+			edit.Reset(time.Millisecond)
+			wantRefusal(t, putOne(t, k, `{"app":5,"id":2,"action":"Start","revision":3}`), 409, "GAIA_CO02") // stale from the start
+			edit.Reset(time.Millisecond)
+			wantOK(t, putOne(t, k, `{"app":5,"id":2,"action":"Start"}`)) // not pinned
+			wantRecord(t, k, 1, 1, "Not started")
+		})
+	}
+}
+
+// CLI, JS (docs/kintone.md 2.1): the HTTP statuses of codes have changed over the years, and those of CB_TW02 and GAIA_UN03
+// are not known.
+func TestStatusesOfCodes(t *testing.T) {
+	k := managed(t, simulator.Config{Statuses: map[string]int{"CB_TW02": 403, "GAIA_CO02": 520, "GAIA_TO04": 503}}, simulator.App{})
+	if err := k.SetSecondFactor("sato"); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("sato", "sato")), 403, "CB_TW02")
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5", as("mori", "x")), 401, "CB_WA01")
+	wantRefusal(t, putOne(t, k, `{"app":5,"id":1,"action":"Start","revision":2}`), 520, "GAIA_CO02")
+	wantRefusedCall(t, bulk(t, k, []string{act(1, "Start", `,"revision":2`)}), 520, "GAIA_CO02", 0, 1)
+	k.SetFault(func(simulator.Request) simulator.Fault { return simulator.Fault{Kind: simulator.TooManyRequests} })
+	wantRefusal(t, get(t, k, "/k/v1/app.json?id=5"), 503, "GAIA_TO04")
 }
 
 // Every answer has a Date, of a clock that may be wrong.
