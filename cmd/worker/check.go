@@ -22,7 +22,8 @@ import (
 
 type checkCmd struct {
 	settings
-	App  []int64 `placeholder:"ID" help:"Apps to look at besides those of the configuration and those with jobs."`
+	sizing
+	App  []int64 `placeholder:"ID" help:"Apps to look at besides those of the configuration, those with jobs and those served today."`
 	JSON bool    `name:"json" help:"Print JSON, one object per line."`
 }
 
@@ -35,7 +36,16 @@ type checkRow struct {
 	Detail string `json:"detail"`
 	Todo   string `json:"todo,omitempty"`
 
-	Unasked bool `json:"unasked,omitempty"` // neither good nor bad: there was nothing by which it could be found out
+	Unasked bool       `json:"unasked,omitempty"` // neither good nor bad: there was nothing by which it could be found out
+	Budget  *budgetRow `json:"budget,omitempty"`  // of an app with a limit, where the queue is known
+}
+
+// budgetRow is how an app's requests of today stand.
+type budgetRow struct {
+	PerDay        int `json:"perDay"`
+	Counted       int `json:"counted"`
+	LeftForJobs   int `json:"leftForJobs"`
+	KeptInReserve int `json:"keptInReserve"` // what is left of the reserve
 }
 
 // actionRow is an action of an app, as those who write jobs need to know it.
@@ -91,12 +101,16 @@ func (c *checkCmd) Run(stop context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	layout, err := c.layout()
+	if err != nil {
+		return err
+	}
 	x := &examination{backlog: make(map[string]map[int64]uint64), spent: make(map[string]map[int64]int)}
-	q, where, err := c.connect(stop)
+	q, where, err := c.connect(stop, "statusq-check")
 	x.add("NATS", err, where, "start the worker, or say with STATUSQ_NATS_URL where NATS is")
 	if err == nil {
 		defer q.Close()
-		x.queue(stop, q, sites)
+		x.queue(stop, q, layout, sites)
 	}
 	for _, s := range sites {
 		if err := x.site(stop, s, c.App); err != nil {
@@ -130,8 +144,8 @@ func (c *checkCmd) Run(stop context.Context, t *terminal) error {
 }
 
 // queue looks at the streams, at what nobody reads, and at what is counted there of kintone's requests.
-func (x *examination) queue(ctx context.Context, q *queue.Queue, sites []site) {
-	findings, err := q.Inspect(ctx)
+func (x *examination) queue(ctx context.Context, q *queue.Queue, layout queue.Layout, sites []site) {
+	findings, err := q.Inspect(ctx, layout)
 	if err != nil {
 		x.add("streams", err, "", "")
 	}
@@ -140,7 +154,7 @@ func (x *examination) queue(ctx context.Context, q *queue.Queue, sites []site) {
 		if !f.OK {
 			wrong = errors.New(f.Detail)
 		}
-		x.add(f.Name, wrong, f.Detail, "worker setup shows what is missing; --apply creates it")
+		x.add(f.Name, wrong, f.Detail, toSetUp(f))
 	}
 	names := make([]string, len(sites))
 	for i, s := range sites {
@@ -187,7 +201,8 @@ func spentToday(ctx context.Context, q *queue.Queue, site string) map[int64]int 
 	return spent
 }
 
-// site looks at a kintone and at its apps: those of the configuration, those with jobs, and more.
+// site looks at a kintone and at its apps: those of the configuration, those with jobs, those that were served today, and
+// more.
 func (x *examination) site(ctx context.Context, s site, more []int64) error {
 	client, err := kintone.NewClient(s.client)
 	if err != nil {
@@ -196,13 +211,14 @@ func (x *examination) site(ctx context.Context, s site, more []int64) error {
 	defer client.CloseIdleConnections()
 	apps := slices.Collect(maps.Keys(s.apps))
 	apps = append(apps, slices.Collect(maps.Keys(x.backlog[s.name]))...)
+	apps = append(apps, slices.Collect(maps.Keys(x.spent[s.name]))...)
 	apps = append(apps, more...)
 	slices.Sort(apps)
 	apps = slices.Compact(apps)
 	what, detail := "site "+s.name, s.client.BaseURL+", signs in "+s.signsIn
 	if len(apps) == 0 {
 		x.rows = append(x.rows, checkRow{Type: "check", V: 1, What: what, Unasked: true,
-			Detail: detail + "; kintone was not asked, as no app is configured and none is known to have jobs", Todo: "name an app to look at with --app ID"})
+			Detail: detail + "; kintone was not asked, as no app is configured, and none has jobs or was served today", Todo: "name an app to look at with --app ID"})
 		return nil
 	}
 	x.add(what, nil, detail, "")
@@ -266,27 +282,37 @@ func (x *examination) app(ctx context.Context, s site, client *kintone.Client, i
 	return nil
 }
 
-// budget says how many requests are left for today.
+// budget says how many requests are left for today: for jobs, and in the reserve, which only finds out what became of
+// requests.
 func (x *examination) budget(site string, id int64, cfg dispatch.AppConfig) {
 	what := fmt.Sprintf("budget of app %d", id)
-	most := cfg.DailyRequests
-	if most == 0 {
-		most = defaultDailyRequests
-	}
+	most := cmp.Or(cfg.DailyRequests, defaultDailyRequests)
 	spent, known := x.spent[site][id], x.spent[site] != nil
+	gate := kintone.NewGate(kintone.GateConfig{}) // it knows what is kept back
+	defer gate.Close()
+	gate.SetBudget(id, kintone.Budget{PerDay: most, WhenSpent: cfg.WhenSpent}, spent)
+	day := gate.Budget(id)
+	row := budgetRow{PerDay: day.PerDay, Counted: spent, LeftForJobs: day.Left(), KeptInReserve: min(day.Reserve, max(day.PerDay-spent, 0))}
+	kept := ""
+	if day.Reserve > 0 {
+		kept = fmt.Sprintf(", %d kept in reserve for finding out what became of requests", row.KeptInReserve)
+	}
 	switch {
 	case most < 0:
 		x.add(what, nil, fmt.Sprintf("no limit; %d requests counted today", spent), "")
+		return
 	case !known:
-		x.add(what, nil, fmt.Sprintf("%d requests a day; without the queue it is not known how many are left", most), "")
-	case spent >= most && (cfg.WhenSpent == kintone.SpentWarns || cfg.WhenSpent == kintone.SpentIgnored):
-		x.add(what, nil, fmt.Sprintf("%d requests counted today, of %d; the worker goes on (whenSpent: %s)", spent, most, cfg.WhenSpent), "")
-	case spent >= most:
-		x.add(what, fmt.Errorf("all of the %d requests of today are spent", most), "",
-			"kintone's day ends at 00:00 UTC (09:00 in Japan); dailyRequests and whenSpent of the app say what the worker does until then")
+		x.add(what, nil, fmt.Sprintf("%d requests a day%s; without the queue it is not known how many are left", most, kept), "")
+		return
+	case day.Left() > 0:
+		x.add(what, nil, fmt.Sprintf("%d of %d requests left for jobs today%s", day.Left(), most, kept), "")
+	case day.WhenSpent == kintone.SpentHalts:
+		x.add(what, fmt.Errorf("0 of %d requests left for jobs today%s", most, kept), "",
+			"kintone's day ends at 00:00 UTC (09:00 in Japan), and jobs wait until then; dailyRequests and whenSpent of the app say otherwise")
 	default:
-		x.add(what, nil, fmt.Sprintf("%d of %d requests left today", most-spent, most), "")
+		x.add(what, nil, fmt.Sprintf("%d requests counted today, of %d; the worker goes on (whenSpent: %s)", spent, most, cfg.WhenSpent), "")
 	}
+	x.rows[len(x.rows)-1].Budget = &row
 }
 
 // defaultDailyRequests is what an app may spend whose configuration does not say: dispatch has the same.
@@ -520,8 +546,8 @@ func adviceFor(err error) string {
 	return ""
 }
 
-// connect reaches NATS as the worker would, without starting anything.
-func (s *settings) connect(ctx context.Context) (*queue.Queue, string, error) {
+// connect reaches NATS under a name as the worker would, without starting anything.
+func (s *settings) connect(ctx context.Context, name string) (*queue.Queue, string, error) {
 	cfg, err := s.remote()
 	if err != nil {
 		return nil, "", err
@@ -533,51 +559,67 @@ func (s *settings) connect(ctx context.Context) (*queue.Queue, string, error) {
 		}
 		cfg = f.Config()
 	}
-	cfg.Prefix, cfg.Name = s.Prefix, "statusq-check"
+	cfg.Prefix, cfg.Name = s.Prefix, name
 	q, err := queue.Connect(ctx, cfg)
 	return q, "reached", err
 }
 
 type setupCmd struct {
 	settings
-	Replicas int   `default:"1" help:"Replicas of what is created (${default}; 3 on a cluster)."`
-	LogBytes int64 `name:"log-bytes" help:"Size of the log that is created (10 GiB)."`
-	Apply    bool  `help:"Create what is missing. What is there is never changed."`
+	sizing
+	Apply bool `help:"Create what is missing, and change replicas and size of what is there to what is said here. Nothing else of it is ever changed."`
 }
 
+// Run shows what stands in NATS, and with --apply first makes it what it should be. Without a URL it is that of the worker
+// which runs on this machine.
 func (c *setupCmd) Run(stop context.Context, t *terminal) error {
-	if c.NATSURL == "" {
-		return usageError{errors.New("--nats-url: an embedded server is set up by the worker itself")}
-	}
-	cfg, err := c.remote()
+	layout, err := c.layout()
 	if err != nil {
 		return err
 	}
-	cfg.Prefix, cfg.Name = c.Prefix, "statusq-setup"
-	q, err := queue.Connect(stop, cfg)
+	if _, err := queue.ReadClientFile(c.StoreDir); c.NATSURL == "" && err != nil {
+		return usageError{fmt.Errorf("--nats-url is missing, and no embedded server has kept data in %s (a worker sets its own up by itself)", c.StoreDir)}
+	}
+	q, _, err := c.connect(stop, "statusq-setup")
 	if err != nil {
 		return err
 	}
 	defer q.Close()
 	if c.Apply {
-		if err := q.Setup(stop, queue.Layout{Replicas: c.Replicas, LogBytes: c.LogBytes}); err != nil {
+		if err := q.Setup(stop, layout); err != nil {
+			return err
+		}
+		if err := q.Adjust(stop, layout); err != nil {
 			return err
 		}
 	}
-	findings, err := q.Inspect(stop)
+	findings, err := q.Inspect(stop, layout)
 	if err != nil {
 		return err
 	}
-	bad := false
+	var todo []string
 	for _, f := range findings {
 		mark := "ok "
 		if !f.OK {
-			mark, bad = "BAD", true
+			mark = "BAD"
+			todo = append(todo, toSetUp(f))
 		}
 		fmt.Fprintf(t.stdout, "%s  %-24s %s\n", mark, f.Name, f.Detail)
 	}
-	if bad {
-		return fmt.Errorf("%w: --apply creates what is missing", errCheck)
+	if len(todo) > 0 {
+		slices.Sort(todo)
+		return fmt.Errorf("%w: %s", errCheck, strings.Join(slices.Compact(todo), "; "))
 	}
 	return nil
+}
+
+// toSetUp says what to do about a stream or bucket that is not as it should be.
+func toSetUp(f queue.Finding) string {
+	switch {
+	case f.Missing:
+		return "worker setup --apply creates what is missing"
+	case f.Unlike:
+		return "worker setup --apply with the same --replicas and --log-bytes changes replicas and size"
+	}
+	return "what breaks a promise is not changed by statusq: mend it with the tools of NATS, or move to a new store"
 }

@@ -161,18 +161,33 @@ func TestBudgetsAreTold(t *testing.T) {
 		spent map[int64]int
 		ok    bool
 		says  string
+		row   *budgetRow
 	}{
-		"some left":             {dispatch.AppConfig{DailyRequests: 100}, map[int64]int{5: 30}, true, "70 of 100 requests left today"},
-		"nothing counted":       {dispatch.AppConfig{}, map[int64]int{}, true, "10000 of 10000 requests left today"},
-		"no queue":              {dispatch.AppConfig{DailyRequests: 100}, nil, true, "100 requests a day; without the queue it is not known"},
-		"no limit":              {dispatch.AppConfig{DailyRequests: -1}, map[int64]int{5: 30}, true, "no limit; 30 requests counted today"},
-		"spent":                 {dispatch.AppConfig{DailyRequests: 30}, map[int64]int{5: 30}, false, "all of the 30 requests of today are spent"},
-		"spent, and it goes on": {dispatch.AppConfig{DailyRequests: 30, WhenSpent: kintone.SpentWarns}, map[int64]int{5: 31}, true, "31 requests counted today, of 30; the worker goes on (whenSpent: warn)"},
+		"some left": {dispatch.AppConfig{DailyRequests: 100}, map[int64]int{5: 30}, true,
+			"60 of 100 requests left for jobs today, 10 kept in reserve", &budgetRow{100, 30, 60, 10}},
+		"nothing counted": {dispatch.AppConfig{}, map[int64]int{}, true,
+			"9000 of 10000 requests left for jobs today, 1000 kept in reserve", &budgetRow{10000, 0, 9000, 1000}},
+		"no queue": {dispatch.AppConfig{DailyRequests: 100}, nil, true,
+			"100 requests a day, 10 kept in reserve for finding out what became of requests; without the queue it is not known", nil},
+		"no limit": {dispatch.AppConfig{DailyRequests: -1}, map[int64]int{5: 30}, true, "no limit; 30 requests counted today", nil},
+		"only the reserve": {dispatch.AppConfig{DailyRequests: 30}, map[int64]int{5: 27}, false,
+			"0 of 30 requests left for jobs today, 3 kept in reserve", &budgetRow{30, 27, 0, 3}},
+		"some of the reserve": {dispatch.AppConfig{DailyRequests: 30}, map[int64]int{5: 29}, false,
+			"0 of 30 requests left for jobs today, 1 kept in reserve", &budgetRow{30, 29, 0, 1}},
+		"spent": {dispatch.AppConfig{DailyRequests: 30}, map[int64]int{5: 30}, false,
+			"0 of 30 requests left for jobs today, 0 kept in reserve", &budgetRow{30, 30, 0, 0}},
+		"nothing is kept back": {dispatch.AppConfig{DailyRequests: 30, WhenSpent: kintone.SpentIgnored}, map[int64]int{5: 28}, true,
+			"2 of 30 requests left for jobs today", &budgetRow{30, 28, 2, 0}},
+		"spent, and it goes on": {dispatch.AppConfig{DailyRequests: 30, WhenSpent: kintone.SpentWarns}, map[int64]int{5: 31}, true,
+			"31 requests counted today, of 30; the worker goes on (whenSpent: warn)", &budgetRow{30, 31, 0, 0}},
 	} {
 		x := &examination{spent: map[string]map[int64]int{"main": c.spent}}
 		x.budget("main", 5, c.cfg)
 		if r := x.rows[0]; r.OK != c.ok || !strings.Contains(r.Detail, c.says) {
 			t.Errorf("%s: %v, %q; want %v, %q", name, r.OK, r.Detail, c.ok, c.says)
+		}
+		if r := x.rows[0]; (r.Budget == nil) != (c.row == nil) || r.Budget != nil && *r.Budget != *c.row {
+			t.Errorf("%s: %+v, want %+v", name, r.Budget, c.row)
 		}
 	}
 }
@@ -191,7 +206,11 @@ func TestDefaultBudgetIsTheLanes(t *testing.T) {
 		t.Errorf("the lane's budget is %v, check takes it for %d", counted["budget"], defaultDailyRequests)
 	}
 	spent := int(counted["requestsToday"].(float64))
-	want := fmt.Sprintf("%d of %d requests left today", defaultDailyRequests-spent, defaultDailyRequests)
+	left, kept := counted["leftForJobs"], counted["keptInReserve"]
+	if left != float64(defaultDailyRequests*9/10-spent) || kept != float64(defaultDailyRequests/10) {
+		t.Errorf("the lane has %v left for jobs and keeps %v", left, kept)
+	}
+	want := fmt.Sprintf("%v of %d requests left for jobs today, %v kept in reserve for finding out what became of requests", left, defaultDailyRequests, kept)
 	c := readChecked(t, p.worker("check", "--json", "--app", "5"))
 	if got := c.row(t, "budget of app 5").Detail; got != want {
 		t.Errorf("while the worker runs: %q, want %q", got, want)

@@ -36,6 +36,25 @@ type settings struct {
 	Prefix     string `default:"statusq" placeholder:"NAME" env:"STATUSQ_PREFIX" help:"Prefix of the queue's names in NATS (${default})."`
 }
 
+// sizing are the flags that say how the queue is set up in NATS.
+type sizing struct {
+	Replicas int   `placeholder:"N" env:"STATUSQ_REPLICAS" help:"Replicas of streams and buckets; 3 on a cluster (what is created has 1)."`
+	LogBytes int64 `name:"log-bytes" placeholder:"N" env:"STATUSQ_LOG_BYTES" help:"Size of the log (one that is created has 10 GiB)."`
+}
+
+// leastLog is how small a log may be, in bytes.
+const leastLog = 64 << 10
+
+func (s *sizing) layout() (queue.Layout, error) {
+	switch {
+	case s.Replicas < 0 || s.Replicas > queue.MaxReplicas:
+		return queue.Layout{}, usageError{fmt.Errorf("--replicas: 1 to %d", queue.MaxReplicas)}
+	case s.LogBytes != 0 && s.LogBytes < leastLog:
+		return queue.Layout{}, usageError{fmt.Errorf("--log-bytes: at least %d, or 0 for the default of 10 GiB", leastLog)}
+	}
+	return queue.Layout{Replicas: s.Replicas, LogBytes: s.LogBytes}, nil
+}
+
 // file is the YAML file. Every member may be left out. The tags doc are its reference: messages quote them, and so do the
 // documents.
 type file struct {
@@ -56,7 +75,7 @@ type fileSite struct {
 	Proxy             string             `yaml:"proxy" doc:"proxy to go by, such as http://gate.example.com:8080; default HTTPS_PROXY of the environment"`
 	ProxyFile         string             `yaml:"proxyFile" doc:"file with the proxy's URL, when there is a password in it"`
 	GuestSpace        int64              `yaml:"guestSpace" doc:"guest space that the apps are in"`
-	Language          string             `yaml:"language" doc:"language of the action names, for users whose language follows the browser; default ja"`
+	Language          string             `yaml:"language" doc:"language of the action names, for users whose language follows the browser: ja (default), en or zh"`
 	RequestsPerSecond float64            `yaml:"requestsPerSecond" doc:"requests per second to the whole site; default 10"`
 	Concurrency       int                `yaml:"concurrency" doc:"requests at a time to the whole site, 1 to 80; default 10"`
 	Defaults          fileApp            `yaml:"defaults" doc:"for apps that do not say otherwise"`
@@ -539,10 +558,14 @@ func (r *siteReader) checkURL(certificate bool) {
 	} else if err := kintone.CheckURL(base, r.file.AllowHost, certificate); err != nil {
 		r.d.fail(at, "site "+r.name+": "+err.Error())
 	}
-	if r.file.Language != "" && strings.ContainsFunc(r.file.Language, func(c rune) bool { return c < '!' || c > '~' }) {
-		r.fail("language", "language: one such as ja, en or zh")
+	if language := r.file.Language; language != "" && !slices.Contains(languages, language) {
+		r.fail("language", fmt.Sprintf("language: %q is none of %s", language, strings.Join(languages, ", ")))
 	}
 }
+
+// languages are those in which kintone's API has names of actions (docs/kintone.md 3). It would take another one without
+// a word, and go on in some language or other.
+var languages = []string{"ja", "en", "zh"}
 
 // describe says how a site signs in, and what is given and not used.
 func (r *siteReader) describe(login signIn, c kintone.Credentials, proxy string) string {

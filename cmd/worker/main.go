@@ -49,7 +49,7 @@ type cli struct {
 	Simulate simulateCmd `cmd:"" help:"Run a simulated kintone on a port, for trying any client."`
 	Check    checkCmd    `cmd:"" help:"Say what works, what will fail, and how to mend it."`
 	Probe    probeCmd    `cmd:"" help:"Ask a real kintone, in a test app, what its documentation leaves open."`
-	Setup    setupCmd    `cmd:"" help:"Show, or create with --apply, the streams and buckets in NATS."`
+	Setup    setupCmd    `cmd:"" help:"Show the streams and buckets in NATS; with --apply create what is missing, and adjust replicas and size."`
 	Version  versionCmd  `cmd:"" help:"Show the version."`
 }
 

@@ -59,16 +59,46 @@ func TestWithoutNATSTheWorkerDoesNotStart(t *testing.T) {
 	}
 	p.worker("check", "--nats-url", url).want(t, exitError, "BAD", "cannot reach NATS", "STATUSQ_NATS_URL", "!geheim")
 
+	p.worker("setup").want(t, exitUsage, "--nats-url")
 	s := p.server()
 	defer s.Close()
 	wrong := strings.Replace(url, closed.Addr().String(), strings.TrimPrefix(s.URL(), "nats://"), 1)
 	p.worker("--nats-url", wrong).want(t, exitNoQueue, "NATS refused the credential", "!geheim")
 	p.worker("--nats-url", "nats://statusq:geheim@[").want(t, exitUsage, "--nats-url is not a URL", "!geheim")
 	p.worker("check", "--nats-url", "nats://statusq:geheim@[").want(t, exitError, "--nats-url is not a URL", "!geheim")
-	p.worker("setup").want(t, exitUsage, "--nats-url")
 	p.worker("setup", "--nats-url", p.outside()).want(t, exitError, "STATUSQ_JOBS", "missing", "--apply")
 	p.worker("setup", "--nats-url", p.outside(), "--apply").want(t, exitDone, "STATUSQ_LEDGER", "!BAD")
 	p.worker("setup", "--nats-url", strings.TrimPrefix(p.outside(), "nats://")).want(t, exitDone, "!BAD")
+}
+
+// What stands otherwise than it is asked for is told by whoever asks for it: setup changes it, a worker leaves it.
+func TestReplicasAndSizeThatDifferAreTold(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t, 1)
+	s := p.server()
+	defer s.Close()
+	setup := func(args ...string) output {
+		return p.worker(append([]string{"setup", "--nats-url", p.outside()}, args...)...)
+	}
+	setup("--apply", "--replicas", "3").want(t, exitError, "3 are wanted", "single server")
+	setup("--replicas", "9").want(t, exitUsage, "--replicas: 1 to 5")
+	setup("--log-bytes", "1").want(t, exitUsage, "--log-bytes: at least 65536")
+	setup("--apply").want(t, exitDone, "!BAD", "replicas: 1")
+	setup("--replicas", "3").want(t, exitError, "BAD  STATUSQ_JOBS", "BAD  statusq_leases", "replicas: 1, and not 3", "single server", "--apply")
+	setup("--apply", "--replicas", "3").want(t, exitError, "3 are wanted", "single server", "!ok ")
+
+	bytes := []string{"--log-bytes", "1048576"}
+	setup(bytes...).want(t, exitError, "BAD  STATUSQ_JOBS", "max bytes: 10737418240, and not 1048576", "--apply")
+	p.worker(append([]string{"check", "--nats-url", p.outside()}, bytes...)...).want(t, exitError, "BAD", "and not 1048576", "worker setup --apply")
+	w := p.start(append([]string{"--nats-url", p.outside()}, bytes...)...)
+	w.stop()
+	if said := w.err.String(); !strings.Contains(said, "left as it is") || !strings.Contains(said, "max bytes: 10737418240, and not 1048576") {
+		t.Errorf("the worker does not say that the log is larger than it is told to be:\n%s", said)
+	}
+	p.worker(append([]string{"setup", "--apply"}, bytes...)...).want(t, exitDone, "of 1048576,", "!BAD") // of the server that runs here
+	setup(bytes...).want(t, exitDone, "!BAD")
+
+	p.worker("--replicas", "3").want(t, exitUsage, "--replicas", "embedded server keeps one copy")
 }
 
 func TestWithoutAPortTheWorkerDoesNotStart(t *testing.T) {

@@ -21,9 +21,8 @@ import (
 type runCmd struct {
 	settings
 	logging
-	Drain    time.Duration `default:"30s" env:"STATUSQ_DRAIN" help:"How long requests in hand may take to finish after a first signal (${default})."`
-	Replicas int           `default:"1" env:"STATUSQ_REPLICAS" help:"Replicas of streams and buckets, if they have to be created (${default}; 3 on a cluster)."`
-	LogBytes int64         `name:"log-bytes" env:"STATUSQ_LOG_BYTES" help:"Size of the log, if it has to be created (10 GiB)."`
+	sizing
+	Drain time.Duration `default:"30s" env:"STATUSQ_DRAIN" help:"How long requests in hand may take to finish after a first signal (${default})."`
 }
 
 func (c *runCmd) Run(stop context.Context, t *terminal) error {
@@ -31,11 +30,15 @@ func (c *runCmd) Run(stop context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	if c.LogBytes != 0 && c.LogBytes < 64<<10 {
-		return usageError{errors.New("--log-bytes: at least 65536, or 0 for the default of 10 GiB")}
+	layout, err := c.layout()
+	if err != nil {
+		return err
+	}
+	if c.NATSURL == "" && c.Replicas > 1 {
+		return usageError{fmt.Errorf("--replicas: the embedded server keeps one copy; %d take a cluster of NATS servers (--nats-url)", c.Replicas)}
 	}
 	lg := c.logger(t.stderr)
-	q, done, err := c.queue(stop, lg, queue.Layout{Replicas: c.Replicas, LogBytes: c.LogBytes})
+	q, done, err := c.queue(stop, lg, layout)
 	if stop.Err() != nil && err != nil {
 		return nil // asked to end before it had begun
 	}
@@ -50,7 +53,8 @@ func (c *runCmd) Run(stop context.Context, t *terminal) error {
 	return serve(stop, c.Drain, q, sites, lg, observer(lg))
 }
 
-// queue connects to NATS, or starts the embedded server, and creates what is missing there.
+// queue connects to NATS, or starts the embedded server, and creates what is missing there. What stands there already and
+// is not as the layout chooses is left so, and told: a worker that starts does not move data about.
 func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layout) (*queue.Queue, func(), error) {
 	cfg, err := s.remote()
 	if err != nil {
@@ -81,13 +85,28 @@ func (s *settings) queue(ctx context.Context, lg *slog.Logger, layout queue.Layo
 		done()
 		return nil, nil, err
 	}
-	if err := q.Setup(ctx, layout); err != nil {
+	err = q.Setup(ctx, layout)
+	if err == nil && layout != (queue.Layout{}) {
+		err = tellUnlike(ctx, q, layout, lg)
+	}
+	if err != nil {
 		q.Close()
 		done()
 		return nil, nil, err
 	}
 	failpoint.Hit("setup.done")
 	return q, func() { q.Close(); done() }, nil
+}
+
+// tellUnlike warns of streams and buckets that differ from what the layout chooses.
+func tellUnlike(ctx context.Context, q *queue.Queue, layout queue.Layout, lg *slog.Logger) error {
+	findings, err := q.Inspect(ctx, layout)
+	for _, f := range findings {
+		if f.Unlike {
+			lg.Warn("set up before, and left as it is", "name", f.Name, "differs", f.Detail, "todo", toSetUp(f))
+		}
+	}
+	return err
 }
 
 // serve runs an owner for each site until stop ends and they have finished, or drain is over.

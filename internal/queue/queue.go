@@ -223,10 +223,12 @@ const (
 // Error codes of the server, from its errors.json. Some have names in nats.go or orbit.go, most do not.
 const (
 	codeAccountLimit    = 10002
+	codeNoPeers         = 10005 // for as many replicas
 	codeNoResources     = 10023
 	codeNoLeader        = 10008 // a server that knows no leader now may answer so; another may know one
 	codeStreamNotFound  = 10059
 	codeWrongSequence   = 10071
+	codeNotClustered    = 10074 // and more than one replica is wanted
 	codeStoreFailed     = 10077 // the text says whether for lack of room
 	codeNoStorage       = 10047
 	codeIDInProcess     = 10158

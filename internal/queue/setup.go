@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,22 +15,31 @@ import (
 	"statusq/internal/failpoint"
 )
 
-// Layout is what an installation chooses. The zero value is a single server.
+// Layout is what an installation chooses. What is 0 is not chosen: it is created with the default, and any that stands
+// will do.
 type Layout struct {
-	Replicas    int   // copies of each stream; default 1, 3 on a cluster
+	Replicas    int   // copies of each stream and bucket; default 1. More takes a cluster with as many servers
 	LogBytes    int64 // most that the log holds, in bytes; default 10 GiB
 	LedgerBytes int64 // most that the ledger holds, in bytes; default 10 GiB
 }
 
+// MaxReplicas is the most copies that NATS keeps of a stream.
+const MaxReplicas = 5
+
 // Finding is one line of [Queue.Inspect].
 type Finding struct {
-	Name   string // of the stream or bucket
-	OK     bool
-	Detail string
+	Name    string // of the stream or bucket
+	OK      bool
+	Missing bool
+	Unlike  bool // it keeps the promises, and differs from what the layout chooses: [Queue.Adjust] changes it
+	Detail  string
 }
 
 // ErrDiffers says that a stream or bucket is there and set up so that a promise would not hold.
 var ErrDiffers = errors.New("set up differently from what the promises need")
+
+// ErrReplicas says that NATS cannot keep so many copies.
+var ErrReplicas = errors.New("not enough servers for so many replicas")
 
 const (
 	dedupWindow   = 10 * time.Minute
@@ -39,11 +49,25 @@ const (
 
 // Setup creates what is missing. It never changes what is there: where something differs so that a promise would not
 // hold, the error wraps [ErrDiffers] and names the differences, and everything that was missing is created all the same.
+// Where something only differs from the layout it says nothing, [Queue.Inspect] does. Replicas that NATS cannot keep are
+// an [ErrReplicas].
 func (q *Queue) Setup(ctx context.Context, layout Layout) error {
+	return persist(ctx, func(ctx context.Context) error { return q.setupOnce(ctx, layout) })
+}
+
+// Adjust changes the copies and sizes of what is there to what the layout chooses, and nothing else of it. It
+// changes nothing if it finds that something cannot be: a log that holds more than it is to hold, or, as an
+// [ErrReplicas], replicas that NATS cannot keep. New copies fill up while the queue is in use.
+func (q *Queue) Adjust(ctx context.Context, layout Layout) error {
+	return persist(ctx, func(ctx context.Context) error { return q.adjustOnce(ctx, layout) })
+}
+
+// persist tries again while NATS refuses for a reason that passes, as it does during an election.
+func persist(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, publishPatience)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		err := q.setupOnce(ctx, layout)
+		err := do(ctx)
 		if err == nil || !isPassing(err) || !pause(ctx, attempt) {
 			return err
 		}
@@ -53,20 +77,23 @@ func (q *Queue) Setup(ctx context.Context, layout Layout) error {
 func (q *Queue) setupOnce(ctx context.Context, layout Layout) error {
 	var problems []error
 	for _, want := range q.streams(layout) {
-		err := ensure(func() error { return q.compare(ctx, want) }, jetstream.ErrStreamNotFound, func() error {
+		err := ensure(func() error { return q.compare(ctx, want) }, func() error {
 			_, err := q.js.CreateStream(ctx, want)
 			failpoint.Hit("setup.stream")
-			return err
+			return tooFew(err, want.Replicas)
 		})
+		if errors.Is(err, ErrReplicas) { // so has everything else
+			return err
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("stream %s: %w", want.Name, q.setupError(err)))
 		}
 	}
 	for _, want := range q.buckets(layout) {
-		err := ensure(func() error { return q.compareBucket(ctx, want) }, jetstream.ErrBucketNotFound, func() error {
+		err := ensure(func() error { return q.compare(ctx, asStream(want)) }, func() error {
 			_, err := q.js.CreateKeyValue(ctx, want)
 			failpoint.Hit("setup.bucket")
-			return err
+			return tooFew(err, want.Replicas)
 		})
 		if err != nil {
 			problems = append(problems, fmt.Errorf("bucket %s: %w", want.Bucket, q.setupError(err)))
@@ -77,56 +104,164 @@ func (q *Queue) setupOnce(ctx context.Context, layout Layout) error {
 
 // ensure creates what is missing. It compares first, because the server wants room for a stream that is there once more
 // before it says that it is there; and again afterwards, because somebody else may be setting up at the same time.
-func ensure(compare func() error, missing error, create func() error) error {
+func ensure(compare, create func() error) error {
 	err := compare()
-	if !errors.Is(err, missing) {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return err
 	}
 	failure := create()
 	if failure == nil {
 		return nil
 	}
-	if err = compare(); errors.Is(err, missing) {
+	if err = compare(); errors.Is(err, jetstream.ErrStreamNotFound) {
 		return failure
 	}
 	return err
 }
 
-// Inspect says of each stream and bucket whether it is there and as it should be. The error is only about reaching NATS.
-func (q *Queue) Inspect(ctx context.Context) ([]Finding, error) {
-	var findings []Finding
-	report := func(name string, detail string, err error) error {
-		switch {
-		case err == nil:
-			findings = append(findings, Finding{Name: name, OK: true, Detail: detail})
-		case errors.Is(err, ErrDiffers):
-			findings = append(findings, Finding{Name: name, Detail: err.Error()})
-		case errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrBucketNotFound):
-			findings = append(findings, Finding{Name: name, Detail: "missing"})
-		default:
-			return fmt.Errorf("inspect %s: %w", name, q.setupError(err))
-		}
-		return nil
-	}
-	for _, want := range q.streams(Layout{}) {
-		var detail string
+func (q *Queue) adjustOnce(ctx context.Context, layout Layout) error {
+	var changed []jetstream.StreamConfig
+	var problems []error
+	for _, want := range q.chosen(layout) {
 		stream, err := q.js.Stream(ctx, want.Name)
-		if err == nil {
-			info := stream.CachedInfo()
-			detail = fmt.Sprintf("%d messages, %d of %d bytes, %d replicas", info.State.Msgs, info.State.Bytes,
-				info.Config.MaxBytes, info.Config.Replicas)
-			err = differences(want, info.Config)
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", want.Name, q.setupError(err))
 		}
-		if err := report(want.Name, detail, err); err != nil {
-			return nil, err
+		info := stream.CachedInfo()
+		cfg := info.Config
+		cfg.Replicas = cmp.Or(want.Replicas, cfg.Replicas)
+		cfg.MaxBytes = cmp.Or(want.MaxBytes, cfg.MaxBytes)
+		switch {
+		case cfg.Replicas == info.Config.Replicas && cfg.MaxBytes == info.Config.MaxBytes:
+			continue
+		case cfg.Replicas != info.Config.Replicas && !clustered(info): // not every server says so itself
+			return singleServer(cfg.Replicas)
+		case want.MaxBytes > 0 && info.State.Bytes > uint64(want.MaxBytes):
+			err = fmt.Errorf("it holds %d bytes, which is more than %d", info.State.Bytes, want.MaxBytes)
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("stream %s: %w", want.Name, err))
+		}
+		changed = append(changed, cfg)
+	}
+	if len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	for _, cfg := range changed {
+		if _, err := q.js.UpdateStream(ctx, cfg); err != nil {
+			return fmt.Errorf("stream %s: %w", cfg.Name, q.setupError(tooFew(err, cfg.Replicas)))
 		}
 	}
-	for _, want := range q.buckets(Layout{}) {
-		if err := report(want.Bucket, "", q.compareBucket(ctx, want)); err != nil {
-			return nil, err
+	return nil
+}
+
+// Inspect says of each stream and bucket whether it is there and as it should be, and where it differs from what the
+// layout chooses. The error is only about reaching NATS.
+func (q *Queue) Inspect(ctx context.Context, layout Layout) ([]Finding, error) {
+	var findings []Finding
+	chosen := q.chosen(layout)
+	wanted := q.streams(Layout{})
+	for _, bucket := range q.buckets(Layout{}) {
+		wanted = append(wanted, asStream(bucket))
+	}
+	for i, want := range wanted {
+		name := strings.TrimPrefix(want.Name, bucketStream)
+		stream, err := q.js.Stream(ctx, want.Name)
+		switch {
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			findings = append(findings, Finding{Name: name, Missing: true, Detail: "missing"})
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("inspect %s: %w", name, q.setupError(err))
 		}
+		info := stream.CachedInfo()
+		f := Finding{Name: name, OK: true, Detail: describe(info)}
+		if unlike := unlike(chosen[i], info); len(unlike) > 0 {
+			f.OK, f.Unlike, f.Detail = false, true, strings.Join(unlike, "; ")
+		}
+		if other := unusual(want, info.Config); len(other) > 0 {
+			f.Detail += "; unusual: " + strings.Join(other, "; ")
+		}
+		if err := differences(want, info.Config); err != nil {
+			f.OK, f.Unlike, f.Detail = false, false, err.Error()
+		}
+		findings = append(findings, f)
 	}
 	return findings, nil
+}
+
+// describe says what a stream holds, and how many copies of it there are.
+func describe(info *jetstream.StreamInfo) string {
+	text := fmt.Sprintf("messages: %d, bytes: %d", info.State.Msgs, info.State.Bytes)
+	if info.Config.MaxBytes > 0 {
+		text += fmt.Sprintf(" of %d", info.Config.MaxBytes)
+	}
+	text += fmt.Sprintf(", replicas: %d", info.Config.Replicas)
+	if !clustered(info) {
+		return text
+	}
+	behind := info.Config.Replicas - 1 // its leader is not among those that are listed
+	for _, peer := range info.Cluster.Replicas {
+		if peer.Current {
+			behind--
+		}
+	}
+	if behind > 0 {
+		text += fmt.Sprintf(" (%d not up to date)", behind)
+	}
+	return text
+}
+
+// clustered reports whether a stream is on a cluster. A single server may tell of one without a name, which is itself.
+func clustered(info *jetstream.StreamInfo) bool {
+	return info.Cluster != nil && info.Cluster.Name != ""
+}
+
+// chosen is what a layout chooses of each stream, those of the buckets behind the others; 0 is no choice.
+func (q *Queue) chosen(layout Layout) []jetstream.StreamConfig {
+	all := []jetstream.StreamConfig{
+		{Name: q.logName(), MaxBytes: layout.LogBytes, Replicas: layout.Replicas},
+		{Name: q.ledgerName(), MaxBytes: layout.LedgerBytes, Replicas: layout.Replicas},
+	}
+	for _, bucket := range q.buckets(layout) {
+		all = append(all, jetstream.StreamConfig{Name: bucketStream + bucket.Bucket, Replicas: layout.Replicas})
+	}
+	return all
+}
+
+// bucketStream begins the name of the stream that NATS keeps a bucket in.
+const bucketStream = "KV_"
+
+// asStream is what a bucket has to be as a stream, as far as it is compared.
+func asStream(bucket jetstream.KeyValueConfig) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name:                   bucketStream + bucket.Bucket,
+		Subjects:               []string{"$KV." + bucket.Bucket + ".>"},
+		Storage:                bucket.Storage,
+		Discard:                jetstream.DiscardNew,
+		MaxBytes:               -1,
+		MaxMsgSize:             -1,
+		MaxMsgs:                -1,
+		MaxMsgsPerSubject:      1,
+		MaxConsumers:           -1,
+		AllowMsgTTL:            bucket.LimitMarkerTTL > 0,
+		SubjectDeleteMarkerTTL: bucket.LimitMarkerTTL,
+	}
+}
+
+// tooFew puts a refusal for want of servers into our words.
+func tooFew(err error, replicas int) error {
+	switch refusal(err) {
+	case codeNotClustered:
+		return singleServer(replicas)
+	case codeNoPeers:
+		return fmt.Errorf("%w: %d are wanted: %w", ErrReplicas, replicas, err)
+	}
+	return err
+}
+
+func singleServer(replicas int) error {
+	return fmt.Errorf("%w: %d are wanted, and this NATS is a single server, which keeps 1; more takes a cluster of as many servers", ErrReplicas, replicas)
 }
 
 // streams gives both streams as they should be.
@@ -234,6 +369,9 @@ func differences(want, have jetstream.StreamConfig) error {
 	if want.MaxMsgSize < 0 && have.MaxMsgSize > 0 {
 		differs("max message size", "unlimited", have.MaxMsgSize)
 	}
+	if want.SubjectDeleteMarkerTTL > 0 && have.SubjectDeleteMarkerTTL == 0 {
+		found = append(found, "expired keys leave no marker")
+	}
 	for _, subject := range want.Subjects {
 		if !slices.Contains(have.Subjects, subject) {
 			found = append(found, "subject "+subject+" is missing")
@@ -245,27 +383,55 @@ func differences(want, have jetstream.StreamConfig) error {
 	return nil
 }
 
-func (q *Queue) compareBucket(ctx context.Context, want jetstream.KeyValueConfig) error {
-	bucket, err := q.js.KeyValue(ctx, want.Bucket)
-	if err != nil {
-		return err
+// unlike names what differs from what an operator has chosen.
+func unlike(chosen jetstream.StreamConfig, have *jetstream.StreamInfo) (found []string) {
+	if n := have.Config.Replicas; chosen.Replicas != 0 && chosen.Replicas != n {
+		text := fmt.Sprintf("replicas: %d, and not %d", n, chosen.Replicas)
+		if !clustered(have) {
+			text += " (this NATS is a single server, which keeps 1)"
+		}
+		found = append(found, text)
 	}
-	status, err := bucket.Status(ctx)
-	if err != nil {
-		return err
+	if n := have.Config.MaxBytes; chosen.MaxBytes != 0 && chosen.MaxBytes != n {
+		found = append(found, fmt.Sprintf("max bytes: %d, and not %d", n, chosen.MaxBytes))
 	}
-	if status.TTL() != want.TTL {
-		return fmt.Errorf("%w: keys expire after %v, must not by themselves", ErrDiffers, status.TTL())
+	return found
+}
+
+// unusual names what is not as Setup creates it, and breaks no promise: it may be meant.
+func unusual(want, have jetstream.StreamConfig) (found []string) {
+	limit := func(name string, want, have int) {
+		if have > 0 && (want < 0 || have < want) {
+			usual := "none"
+			if want > 0 {
+				usual = strconv.Itoa(want)
+			}
+			found = append(found, fmt.Sprintf("%s: %d (usually %s)", name, have, usual))
+		}
 	}
-	if status.LimitMarkerTTL() == 0 && want.LimitMarkerTTL > 0 {
-		return fmt.Errorf("%w: expired keys leave no marker", ErrDiffers)
+	limit("max consumers", want.MaxConsumers, have.MaxConsumers)
+	if want.MaxBytes < 0 {
+		limit("max bytes", -1, int(have.MaxBytes))
+	} else if have.MaxBytes < 0 {
+		found = append(found, "max bytes: none")
 	}
-	return nil
+	if want.AllowDirect && !have.AllowDirect {
+		found = append(found, "direct get is not allowed")
+	}
+	for _, subject := range have.Subjects {
+		if !slices.Contains(want.Subjects, subject) {
+			found = append(found, "it also takes "+subject)
+		}
+	}
+	if len(have.Sources) > 0 {
+		found = append(found, "it has sources")
+	}
+	return found
 }
 
 // setupError tells a server that cannot be reached from one that says no.
 func (q *Queue) setupError(err error) error {
-	if errors.Is(err, ErrDiffers) || refusal(err) != 0 {
+	if errors.Is(err, ErrDiffers) || errors.Is(err, ErrReplicas) || refusal(err) != 0 {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
