@@ -104,18 +104,6 @@ func (v updateStatus) revisions(lang string) string {
 	return orDash(few(all, lang))
 }
 
-// screenTexts are the names of what a screen shows, as Cloud BOT has them as far as it has them.
-var screenTexts = map[string]map[string]string{
-	"en": {"job": "Job", "app": "App name", "key": "Target record key", "revision": "Revision number", "updated": "Number of updates",
-		"errors": "Number of update errors", "unknown": "of these not known", "already": "Already there before", "duplicate": "Done under this id before",
-		"cancelled": "Not run any more", "open": "Not ended yet", "error": "Error", "details": "Error details",
-		"each": "see each record with"},
-	"ja": {"job": "ジョブ", "app": "アプリ名", "key": "対象レコードのキー", "revision": "リビジョン番号", "updated": "更新件数",
-		"errors": "更新エラー件数", "unknown": "うち結果不明", "already": "変更不要（更新済み）", "duplicate": "同じIDで実行済み",
-		"cancelled": "中止（未実行）", "open": "未完了", "error": "エラー", "details": "エラー詳細",
-		"each": "レコードごとの結果"},
-}
-
 // showScreen shows how a job with a key has ended, or how far it is.
 func (e *env) showScreen(ctx context.Context, q *queue.Queue, f following, done bool) error {
 	v := f.screen.of(e.Lang)
@@ -123,23 +111,23 @@ func (e *env) showScreen(ctx context.Context, q *queue.Queue, f following, done 
 	if e.JSON {
 		return e.emit(v)
 	}
-	name := screenTexts[e.Lang]
-	g := listing(0, "", "")
-	g.add(name["job"], v.Job)
-	g.add(name["app"], orDash(v.AppName))
-	g.add(name["key"], v.Key.Field+" = "+v.Key.Value)
-	g.add(name["revision"], v.revisions(e.Lang))
-	g.add(name["updated"], v.Updated)
-	g.add(name["errors"], v.Errors)
-	g.addNumber(name["unknown"], int64(v.Unknown))
-	g.addNumber(name["already"], int64(v.Already))
-	g.addNumber(name["duplicate"], int64(v.Duplicate))
-	g.addNumber(name["cancelled"], int64(v.Cancelled))
+	// The names are those of Cloud BOT as far as it has them.
+	g := e.listing(0, "", "")
+	g.add(word(e.Lang, "Job"), v.Job)
+	g.add(word(e.Lang, "App name"), orDash(v.AppName))
+	g.add(word(e.Lang, "Target record key"), v.Key.Field+" = "+v.Key.Value)
+	g.add(word(e.Lang, "Revision number"), v.revisions(e.Lang))
+	g.add(word(e.Lang, "Number of updates"), v.Updated)
+	g.add(word(e.Lang, "Number of update errors"), v.Errors)
+	g.addNumber("of these not known", int64(v.Unknown))
+	g.addNumber("Already there before", int64(v.Already))
+	g.addNumber("Done under this id before", int64(v.Duplicate))
+	g.addNumber("Not run any more", int64(v.Cancelled))
 	if steps, all := f.tally.Steps(); !done {
-		g.add(name["open"], max(1, all-steps))
+		g.add(word(e.Lang, "Not ended yet"), max(1, all-steps))
 	}
-	g.add(name["error"], orDash(v.Error))
-	g.add(name["details"], orDash(v.Details))
+	g.add(word(e.Lang, "Error"), orDash(v.Error))
+	g.add(word(e.Lang, "Error details"), orDash(v.Details))
 	const shown = 5
 	failed := 0
 	for _, r := range v.Records {
@@ -158,7 +146,7 @@ func (e *env) showScreen(ctx context.Context, q *queue.Queue, f following, done 
 		return err
 	}
 	if len(v.Records) > 1 || v.Errors > 0 {
-		e.say("%s: enqueue job %s", name["each"], v.Job)
+		e.say("see each record with: enqueue job %s", v.Job)
 	}
 	return nil
 }
@@ -183,13 +171,10 @@ func appName(ctx context.Context, q *queue.Queue, site string, app int64) string
 }
 
 func recordText(record int64, lang string) string {
-	switch {
-	case record == 0:
+	if record == 0 {
 		return ""
-	case lang == "ja":
-		return fmt.Sprintf("レコード%d", record)
 	}
-	return fmt.Sprintf("record %d", record)
+	return in(lang, "record %d", record)
 }
 
 // join puts two texts together, with what stands between them if both are there.

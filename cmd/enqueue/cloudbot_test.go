@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -155,7 +156,11 @@ func TestCloudBotForm(t *testing.T) {
 			})
 			o := enqueue(t, args(c.job, c.more...)...)
 			wg.Wait()
-			want := "job " + c.job + " (app 5, all records with code = C-1, 承認): accepted\n" + c.out
+			said := "job %s (app 5, all records with code = C-1, 承認): accepted\n"
+			if slices.Contains(c.more, "ja") {
+				said = "ジョブ %s（アプリ5、code = C-1 のすべてのレコード、アクション「承認」）: 受け付けました\n"
+			}
+			want := fmt.Sprintf(said, c.job) + c.out
 			if o.code != c.code || o.out != want {
 				t.Errorf("exit code %d, printed\n%s%s, want %d and\n%s", o.code, o.out, o.err, c.code, want)
 			}

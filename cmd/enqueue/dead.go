@@ -105,7 +105,7 @@ func (c *deadLsCmd) Run(ctx context.Context, e *env) error {
 		limit = *c.Limit
 	}
 
-	g := deadGrid()
+	g := e.deadGrid()
 	total := 0
 	reasons := make(map[string]int)
 	for d, err := range q.Dead(ctx, filter) {
@@ -137,16 +137,16 @@ func (c *deadLsCmd) Run(ctx context.Context, e *env) error {
 	}
 	shown := ""
 	if limit > 0 && total > limit {
-		shown = fmt.Sprintf(", the first %d are shown", limit)
+		shown = in(e.Lang, ", the first %d are shown", limit)
 	}
-	if err := e.print("\n%s%s\n", count(total, "dead letter"), shown); err != nil {
+	if err := e.print("\n%s%s\n", count(e.Lang, total, "dead letter"), shown); err != nil {
 		return err
 	}
 	return e.explainReasons(reasons)
 }
 
-func deadGrid() grid {
-	return newGrid("APP>", "RECORD>", "JOB", "ACTION", "REASON", "CODE", "ATTEMPTS>", "DIED")
+func (e *env) deadGrid() grid {
+	return e.newGrid("APP>", "RECORD>", "JOB", "ACTION", "REASON", "CODE", "ATTEMPTS>", "DIED")
 }
 
 func (g grid) addLetter(d queue.DeadLetter) {
@@ -187,24 +187,24 @@ func (c *deadShowCmd) Run(ctx context.Context, e *env) error {
 		}
 	}
 	if n == 0 {
-		return noLetter(ctx, q, e.Site, c.Job)
+		return e.noLetter(ctx, q, c.Job)
 	}
 	return nil
 }
 
 // noLetter says that a job has no dead letter, and whether the jobs that were made of it have.
-func noLetter(ctx context.Context, q *queue.Queue, site string, job givenID) error {
+func (e *env) noLetter(ctx context.Context, q *queue.Queue, job givenID) error {
 	made := 0
-	for _, err := range q.Dead(ctx, queue.DeadFilter{Site: site, Parent: string(job)}) {
+	for _, err := range q.Dead(ctx, queue.DeadFilter{Site: e.Site, Parent: string(job)}) {
 		if err != nil {
 			break // it only would have been a hint
 		}
 		made++
 	}
 	if made == 0 {
-		return fmt.Errorf("no dead letter of job %s", job)
+		return e.failure(exitError, "no dead letter of job %s", job)
 	}
-	return fmt.Errorf("no dead letter of job %[1]s itself, but %[2]s of the jobs that were made of it: choose them by --parent %[1]s", job, count(made, "letter"))
+	return e.failure(exitError, "no dead letter of job %[1]s itself, but %[2]s of the jobs that were made of it: choose them by --parent %[1]s", job, count(e.Lang, made, "letter"))
 }
 
 func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) error {
@@ -213,10 +213,10 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) 
 			return err
 		}
 	}
-	g := listing(0, "", "")
+	g := e.listing(0, "", "")
 	g.addFact("job", d.Job.ID)
 	g.addFact(string(d.Outcome), local(d.Died))
-	g.addReason(d.Reason, e.Lang)
+	g.addReason(d.Reason)
 	g.addFact(whose(d), strings.TrimSpace(d.Code+" "+d.Message))
 	g.addNumber("app", d.App)
 	g.addNumber("record", d.Job.Record)
@@ -232,8 +232,8 @@ func (c *deadShowCmd) show(e *env, d queue.DeadLetter, n int, history []moment) 
 	if v := d.Evidence; v != nil {
 		g.addFact("request", v.Request)
 		g.addFact("lost answer", local(v.UnclearAt))
-		g.addFact("expected", fmt.Sprintf("revision %d", v.Pin))
-		g.addFact("found", fmt.Sprintf("revision %d, status %s, last changed by %s", v.Revision, orDash(v.Status), orDash(v.Modifier)))
+		g.addFact("expected", in(e.Lang, "revision %d", v.Pin))
+		g.addFact("found", in(e.Lang, "revision %d, status %s, last changed by %s", v.Revision, orDash(v.Status), orDash(v.Modifier)))
 	}
 	if len(d.Raw) > 0 {
 		g.addFact("as it came", rawText(d.Raw))
@@ -315,7 +315,7 @@ func (c *deadResolveCmd) Run(ctx context.Context, e *env) error {
 	case strings.TrimSpace(c.Reason) == "":
 		return usage("--reason is missing: what have you seen?")
 	}
-	return c.run(ctx, e, deed{verb: "resolve", as: " as " + string(how), done: "resolved", takes: queue.Unknown, warn: meaning(how),
+	return c.run(ctx, e, deed{verb: "resolve", how: string(how), done: "resolved", takes: queue.Unknown, warn: meaning(how),
 		refusal: "dead, which means that their action was not run: there is nothing to resolve; see enqueue dead retry and discard",
 		do: func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error {
 			return q.ResolveDead(ctx, d, how, by, reason)
@@ -324,13 +324,22 @@ func (c *deadResolveCmd) Run(ctx context.Context, e *env) error {
 
 // deed is what is done to dead letters.
 type deed struct {
-	verb, as, done string
-	warn           string // about letters with an unknown outcome
-	do             func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error
+	verb, done string
+	how        string // of a resolution
+	warn       string // about letters with an unknown outcome
+	do         func(q *queue.Queue, ctx context.Context, d queue.DeadLetter, by, reason string) error
 
 	takes   queue.Outcome // the only one that it is for; "" = any
 	refusal string        // of letters with another one
 	all     bool          // those are refused also where filters chose them, and not only where they were named
+}
+
+// as says how, if there are several ways.
+func (d deed) as(lang string) string {
+	if d.how == "" {
+		return ""
+	}
+	return in(lang, " as %s", d.how)
 }
 
 // dealt is what became of a mass deed, for scripts.
@@ -367,7 +376,7 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	reasons := make(map[string]int)
 	unknown := 0
 	unfit := make(map[uint64]bool) // as meant, of those that the deed is not for
-	g := deadGrid()
+	g := e.deadGrid()
 	for letter, err := range c.letters(ctx, q, e.Site) {
 		if err != nil {
 			return err
@@ -391,13 +400,13 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	}
 	for _, job := range c.Jobs {
 		if !found[string(job)] {
-			return fmt.Errorf("%w; nothing was done", noLetter(ctx, q, e.Site, job))
+			return e.failure(exitError, "%w; nothing was done", e.noLetter(ctx, q, job))
 		}
 	}
 	out.Refused = len(unfit)
 	out.Matched = len(meant) + out.Refused
 	if len(unfit) > 0 {
-		e.say("enqueue: %s refused: %s", count(len(unfit), "dead letter"), d.refusal)
+		e.say("enqueue: %s refused: %s", count(e.Lang, len(unfit), "dead letter"), word(e.Lang, d.refusal))
 	}
 	if len(meant) == 0 || c.DryRun {
 		if err := c.foresee(e, d, out, g, reasons); err != nil || len(unfit) == 0 {
@@ -416,7 +425,7 @@ func (c *mass) run(ctx context.Context, e *env, d deed) error {
 	if e.JSON {
 		unsaid = e.emit(out)
 	} else {
-		unsaid = e.print("%s %s%s%s\n", d.done, count(out.Done, "dead letter"), d.as, rest(out))
+		unsaid = e.print("%s %s%s%s\n", word(e.Lang, d.done), count(e.Lang, out.Done, "dead letter"), d.as(e.Lang), rest(out, e.Lang))
 	}
 	switch {
 	case err != nil:
@@ -463,7 +472,7 @@ func (c *mass) foresee(e *env, d deed, out dealt, g grid, reasons map[string]int
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	if err := e.print("\nwould %s %s%s; nothing was done\n", d.verb, count(n, "dead letter"), d.as); err != nil {
+	if err := e.print("\nwould %s %s%s; nothing was done\n", word(e.Lang, d.verb), count(e.Lang, n, "dead letter"), d.as(e.Lang)); err != nil {
 		return err
 	}
 	return e.explainReasons(reasons)
@@ -475,15 +484,15 @@ func (c *mass) ask(e *env, d deed, n, unknown int, reasons map[string]int) error
 		e.say("%6d  %s", reasons[reason], printable(orDash(reason)))
 	}
 	if unknown > 0 && d.warn != "" {
-		e.say("%d with an unknown outcome: %s", unknown, d.warn)
+		e.say("%d with an unknown outcome: %s", unknown, word(e.Lang, d.warn))
 	}
-	fmt.Fprintf(e.stderr, "%s %s%s? [y/N] ", d.verb, count(n, "dead letter"), d.as)
+	fmt.Fprint(e.stderr, in(e.Lang, "%s %s%s? [y/N] ", word(e.Lang, d.verb), count(e.Lang, n, "dead letter"), d.as(e.Lang)))
 	line, _ := bufio.NewReader(e.stdin).ReadString('\n') // no answer is no
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes", "はい":
 		return nil
 	}
-	return &exit{exitError, errors.New("nothing was done")}
+	return e.failure(exitError, "nothing was done")
 }
 
 // act does the deed. A letter that somebody has touched meanwhile is left alone, and one that is refused does not keep
@@ -511,7 +520,7 @@ func (c *mass) act(ctx context.Context, e *env, q *queue.Queue, d deed, meant ma
 			e.say("enqueue: %s", printable(err.Error()))
 		}
 		if seen%linesEvery == 0 {
-			e.say("%s %d of %s", d.done, out.Done, count(len(meant), "dead letter"))
+			e.say("%s %d of %s%s", word(e.Lang, d.done), out.Done, count(e.Lang, len(meant), "dead letter"), "")
 		}
 	}
 	out.Changed += len(meant) - seen
@@ -519,13 +528,13 @@ func (c *mass) act(ctx context.Context, e *env, q *queue.Queue, d deed, meant ma
 }
 
 // rest says what was not done.
-func rest(out dealt) string {
+func rest(out dealt, lang string) string {
 	text := ""
 	if out.Changed > 0 {
-		text += fmt.Sprintf(", %d were changed by somebody else meanwhile and left alone", out.Changed)
+		text += in(lang, ", %d were changed by somebody else meanwhile and left alone", out.Changed)
 	}
 	if out.Refused > 0 {
-		text += fmt.Sprintf(", %d refused", out.Refused)
+		text += in(lang, ", %d refused", out.Refused)
 	}
 	return text
 }

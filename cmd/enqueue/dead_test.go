@@ -97,6 +97,22 @@ func TestAttemptsAreCountedWithoutTheMarksOfRetries(t *testing.T) {
 	}
 }
 
+func TestDeadLettersInJapanese(t *testing.T) {
+	p := graveyard(t)
+	ja := func(args ...string) output { return enqueue(t, append(args, "--lang", "ja")...) }
+	ja("dead", "ls").want(t, exitDone, []string{"アプリ  レコード  ジョブ", "アクション", "理由", "エラー日時", "\nデッドレター4件\n"}, []string{"!dead"})
+	ja("dead", "ls", "-n", "1").want(t, exitDone, []string{"\nデッドレター4件（最初の1件を表示）\n"}, nil)
+	ja("dead", "show", "d").want(t, exitDone, []string{"結果不明", "期待した状態", "リビジョン3", "リビジョン7、ステータス「承認済」、更新者 sato", "試行1回目"}, nil)
+	ja("dead", "retry", "--all", "--dry-run").want(t, exitError, []string{"\nデッドレター3件の再試行が対象です。何も実行していません\n"}, []string{"enqueue: デッドレター1件は対象外です: 結果不明のため"})
+	ja("dead", "resolve", "d", "--applied", "--reason", "x", "--dry-run").want(t, exitDone, []string{"\nデッドレター1件（appliedとして）の確定が対象です"}, nil)
+	ja("dead", "retry", "b", "--yes").want(t, exitDone, []string{"デッドレター1件を再試行に戻しました\n"}, nil)
+	ja("dead", "discard", "a", "--yes").want(t, exitDone, []string{"デッドレター1件を破棄しました\n"}, nil)
+	ja("dead", "discard", "a", "--yes").want(t, exitError, nil, []string{"enqueue: ジョブ a のデッドレターはありません。何も実行していません"})
+	if got := p.deadJobs(t); got != "長い名前 d" {
+		t.Errorf("what is dead now: %s", got)
+	}
+}
+
 func TestDeadRetryAndDiscardNeedAnAnswer(t *testing.T) {
 	p := graveyard(t)
 	enqueueWith(t, t.Context(), "y\n", "dead", "discard", "--all").want(t, exitUsage, nil, []string{"--yes"})

@@ -180,53 +180,20 @@ func (l lane) finish(requests int64, rate float64, now time.Time) time.Time {
 
 func ceil(n, per int64) int64 { return (n + per - 1) / per }
 
-// outlookText is what is said about the cost of jobs, in one language.
-type outlookText struct {
-	headings                    []string
-	atLeast, of, nothing        string
-	premise, assumed, stop, now string
-	ahead                       func(jobs int64, app id) string
-}
-
-var outlookTexts = map[string]outlookText{
-	"en": {
-		headings: []string{"APP>", "JOBS>", "REQUESTS>", "OF A DAY'S>", "OF TODAY'S REST>", "ENDED ABOUT"},
-		atLeast:  "at least %d", of: "%s of %d", nothing: "nothing is left",
-		premise: "if nothing goes wrong, with full batches and a second for each request",
-		assumed: "No worker could be asked about all apps. Where none could, it is assumed that an app may make %d requests a day, " +
-			"that %d of them are kept in reserve and none was made today, and that the site takes %.0f a second",
-		stop: ".", now: "now",
-		ahead: func(jobs int64, app id) string {
-			return fmt.Sprintf("; %s of app %d come first", count(jobs, "job"), app)
-		},
-	},
-	"ja": {
-		headings: []string{"アプリ>", "ジョブ数>", "リクエスト数>", "1日の上限に対して>", "本日の残りに対して>", "終了見込み"},
-		atLeast:  "%d以上", of: "%[2]dの%[1]s", nothing: "残りなし",
-		premise: "問題が起こらず、まとめて送信でき、1リクエストに1秒かかる場合の見込みです",
-		assumed: "ワーカーに確認できなかったアプリは、1日%d件のリクエスト（うち予備%d件、本日は未使用）、サイト全体で毎秒%.0f件として計算しました",
-		stop:    "。", now: "現在",
-		ahead: func(jobs int64, app id) string {
-			return fmt.Sprintf("。アプリ%dでは先着の%d件が先です", app, jobs)
-		},
-	},
-}
-
 // show writes the outlook for people.
 func (o outlook) show(e *env) error {
-	t := outlookTexts[e.Lang]
-	g := newGrid(t.headings...)
+	g := e.newGrid("APP>", "JOBS>", "REQUESTS>", "OF A DAY'S>", "OF TODAY'S REST>", "ENDED ABOUT")
 	for _, a := range o.Apps {
 		requests := fmt.Sprint(a.Requests)
 		if a.AtLeast {
-			requests = fmt.Sprintf(t.atLeast, a.Requests)
+			requests = in(e.Lang, "at least %d", a.Requests)
 		}
 		ofBudget, ofLeft := "-", "-"
 		if a.Budget > 0 {
-			ofBudget = fmt.Sprintf(t.of, percent(a.OfBudget), a.Budget)
-			ofLeft = t.nothing
+			ofBudget = in(e.Lang, "%s of %d", percent(a.OfBudget), a.Budget)
+			ofLeft = in(e.Lang, "nothing is left")
 			if a.Left > 0 {
-				ofLeft = fmt.Sprintf(t.of, percent(a.OfLeft), a.Left)
+				ofLeft = in(e.Lang, "%s of %d", percent(a.OfLeft), a.Left)
 			}
 		}
 		g.add(a.App, a.Jobs, requests, ofBudget, ofLeft, local(a.ends))
@@ -234,20 +201,22 @@ func (o outlook) show(e *env) error {
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	text := "\n" + t.premise
+	stop := word(e.Lang, ".") + "\n"
+	text := "\n" + in(e.Lang, "if nothing goes wrong, with full batches and a second for each request")
 	for _, a := range o.Apps {
 		if a.Ahead > 0 {
-			text += t.ahead(a.Ahead, a.App)
+			text += in(e.Lang, "; %s of app %d come first", count(e.Lang, a.Ahead, "job"), a.App)
 		}
 	}
 	if o.Assumed {
-		text += t.stop + "\n" + fmt.Sprintf(t.assumed, usualBudget, usualReserve, usualRate)
+		text += stop + in(e.Lang, "No worker could be asked about all apps. Where none could, it is assumed that an app may make %d requests a day, "+
+			"that %d of them are kept in reserve and none was made today, and that the site takes %.0f a second", usualBudget, usualReserve, usualRate)
 	}
-	if err := e.print("%s%s\n", text, t.stop); err != nil {
+	if err := e.print("%s", text+stop); err != nil {
 		return err
 	}
 	for _, h := range o.holds {
-		if err := e.print("%s: %s\n", t.now, printable(h.String())); err != nil {
+		if err := e.print("now: %s\n", printable(h.String())); err != nil {
 			return err
 		}
 	}

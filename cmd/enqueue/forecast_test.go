@@ -118,7 +118,7 @@ func TestDryRunForecasts(t *testing.T) {
 	enqueue(t, "send", "--file", path, "--dry-run").want(t, exitDone, []string{
 		"  5   250       253  253% of 100      2530% of 10", "7 jobs of app 5 come first", "!No worker", "nothing was sent"}, nil)
 	enqueue(t, "send", "--file", path, "--dry-run", "--lang", "ja").want(t, exitDone, []string{"本日の残りに対して", "100の253%", "10の2530%",
-		"見込みです。アプリ5では先着の7件が先です。\n", "!APP", "!OF ", "!%!"}, nil)
+		"見込みです。アプリ5では先着のジョブ7件が先です。\n", "!APP", "!OF ", "!%!"}, nil)
 	dry := enqueue(t, "send", "--app", "5", "--record", "1", "--action", "承認", "--dry-run", "--json").lines(t)[0]
 	f, _ := dry["forecast"].(map[string]any)
 	if f == nil || f["assumed"] != false || f["ends"] == "" {
@@ -133,7 +133,7 @@ func TestDryRunForecasts(t *testing.T) {
 
 	// The app waits for the new day: it says so.
 	a.Lanes[0].RequestsToday = 95
-	enqueue(t, "send", "--file", path, "--dry-run").want(t, exitDone, []string{"nothing is left", "now: app 5 waits: the app has used up its requests of today [95 of 100]"}, nil)
+	enqueue(t, "send", "--file", path, "--dry-run").want(t, exitDone, []string{"nothing is left", "now: app 5 waits: the app has used up its requests of today [95 of 100 requests, 5 kept in reserve]"}, nil)
 }
 
 func TestLanesShowTheBudget(t *testing.T) {
@@ -142,6 +142,7 @@ func TestLanesShowTheBudget(t *testing.T) {
 		{App: 5, State: "running", RequestsToday: 5500, Budget: 10_000, Reserve: 1000, WhenSpent: "halt", Stretch: 75},
 		{App: 6, State: "running", RequestsToday: 12, Budget: 100, WhenSpent: "warn"},
 		{App: 7, State: "running", RequestsToday: 3},
+		{App: 8, State: "unserved", Budget: 10_000, WhenSpent: "halt"},
 	}}
 	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(a) }})
 	if err != nil {
@@ -150,9 +151,23 @@ func TestLanesShowTheBudget(t *testing.T) {
 	defer stop()
 	got := enqueue(t, "lanes")
 	got.want(t, exitDone, []string{"5500 of 10000", "12 of 100",
-		"  5        3500     1000  every 1m15s                waits until 09:00 Japan time",
-		"  6          88        0  leave at once              goes on, and warns"}, nil)
+		"APP  LEFT FOR JOBS TODAY  KEPT IN RESERVE  BATCHES",
+		"  5                 3500             1000  every 1m15s                waits until 09:00 Japan time",
+		"  6                   88                0  leave at once              goes on, and warns"}, nil)
+	enqueue(t, "lanes", "--lang", "ja").want(t, exitDone, []string{"アプリ  本日の残り（ジョブ用）  予備として確保  満杯でないバッチ", "5500（上限10000）", "日本時間9時まで待機"}, nil)
+	lines := enqueue(t, "lanes", "--json").lines(t)
+	if l := lines[1]; l["leftForJobs"] != 3500.0 || l["keptInReserve"] != 1000.0 || l["app"] != "5" {
+		t.Errorf("the lane of app 5 is %v", l)
+	}
+	if l := lines[3]; l["leftForJobs"] != nil || l["keptInReserve"] != nil {
+		t.Errorf("the lane of app 7, without a budget, is %v", l)
+	}
+	a.Lanes[0].RequestsToday = 9700 // some of the reserve is spent
+	enqueue(t, "lanes").want(t, exitDone, []string{"  5                    0              300  every 1m15s", "[9700 of 10000 requests, 300 kept in reserve]"}, nil)
 	if n := strings.Count(got.out, "\n  7 "); n != 1 {
 		t.Errorf("app 7, without a budget, is listed %d times:\n%s", n, got.out)
+	}
+	if n := strings.Count(got.out, "\n  8 "); n != 1 {
+		t.Errorf("app 8, which kintone does not confirm, is listed %d times:\n%s", n, got.out)
 	}
 }

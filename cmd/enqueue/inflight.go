@@ -166,41 +166,42 @@ func (r request) doing(lang string) string {
 	at := r.Until.Local().Format("15:04:05")
 	switch r.Doing {
 	case "sending":
-		return "a copy is at kintone, or about to leave"
+		return in(lang, "a copy is at kintone, or about to leave")
 	case "reading":
-		return "its records are being read, to find out what became of it"
+		return in(lang, "its records are being read, to find out what became of it")
 	case "waiting":
-		return "sent again at " + at
+		return in(lang, "sent again at %s", at)
 	case "looking":
-		return "its records are read at " + at
+		return in(lang, "its records are read at %s", at)
 	case "halted":
 		what, _ := campaign.ReasonText(r.Reason, lang)
-		return "its lane is halted until " + at + " at least: " + what
+		return in(lang, "its lane is halted until %s at least: %s", at, what)
 	case "held":
-		return "held until " + at + ", for somebody to look at its records"
+		return in(lang, "held until %s, for somebody to look at its records", at)
 	}
-	return "not known; whoever takes over its lane sends it again"
+	return in(lang, "not known; whoever takes over its lane sends it again")
 }
 
 // addFacts adds what a person needs to decide about it to a listing.
-func (r request) addFacts(g grid, lang string) {
-	g.addFact("planned", ago(r.At))
-	by := " by " + r.Owner
+func (r request) addFacts(g grid) {
+	lang := g.lang
+	g.addFact("planned", ago(lang, r.At))
+	sent := in(lang, "%s by %s", times(lang, r.sends()), r.Owner)
 	if r.Inherited {
-		by += ", and who knows how often by another worker"
+		sent += in(lang, ", and who knows how often by another worker")
 	}
 	if r.Stale {
-		by += ", as far as the ledger knows: it is not told of every try"
+		sent += in(lang, ", as far as the ledger knows: it is not told of every try")
 	}
 	if len(r.Parts) > 1 {
-		g.addFact("parts", fmt.Sprintf("%d, each sent for itself", len(r.Parts)))
+		g.addFact("parts", in(lang, "%d, each sent for itself", len(r.Parts)))
 	}
-	g.addFact("sent", times(r.sends())+by)
+	g.addFact("sent", sent)
 	if at := r.unclear(); !at.IsZero() {
-		g.addFact("lost answer", ago(at))
+		g.addFact("lost answer", ago(lang, at))
 	}
 	if !r.Heard.IsZero() {
-		g.addFact("last answer", ago(r.Heard)+"  "+strings.Join(strings.Fields(r.HeardReason+" "+r.HeardCode+" "+r.HeardMessage), " "))
+		g.addFact("last answer", ago(lang, r.Heard)+"  "+strings.Join(strings.Fields(r.HeardReason+" "+r.HeardCode+" "+r.HeardMessage), " "))
 	}
 	for _, p := range r.Parts {
 		if p.Reason == "" {
@@ -208,41 +209,41 @@ func (r request) addFacts(g grid, lang string) {
 		}
 		text := strings.Join(strings.Fields(p.Reason+" "+p.Code+" "+p.Message), " ")
 		if len(r.Parts) > 1 {
-			text += " (part of job " + p.Members[0].Job + ")"
+			text += in(lang, " (part of job %s)", p.Members[0].Job)
 		}
 		g.addFact("refused", text)
 		if !p.GiveUp.IsZero() {
-			g.addFact("", "which does not count before "+local(p.GiveUp)+", as a copy may be on its way")
+			g.addFact("", in(lang, "which does not count before %s, as a copy may be on its way", local(p.GiveUp)))
 		}
 	}
 	g.addFact("now", r.doing(lang))
 }
 
 // ago is a time, and how long ago that was. A clock that is behind the worker's cannot tell that.
-func ago(t time.Time) string {
+func ago(lang string, t time.Time) string {
 	if d := time.Since(t); d > 0 {
-		return local(t) + " (" + span(d) + " ago)"
+		return in(lang, "%s (%s ago)", local(t), span(lang, d))
 	}
 	return local(t)
 }
 
-func times(n int) string {
+func times(lang string, n int) string {
 	if n == 1 {
-		return "once"
+		return in(lang, "once")
 	}
-	return fmt.Sprintf("%d times", n)
+	return in(lang, "%d times", n)
 }
 
 // show writes all about a request.
 func (e *env) show(r request) error {
-	g := listing(0, "", "")
+	g := e.listing(0, "", "")
 	g.addFact("request", r.Request)
-	g.addFact("app", fmt.Sprintf("%d, slot %d", r.App, r.Slot))
-	r.addFacts(g, e.Lang)
+	g.addFact("app", in(e.Lang, "%d, slot %d", r.App, r.Slot))
+	r.addFacts(g)
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	t := newGrid("PART>", "JOB", "RECORD>", "REVISION>", "ACTION", "ASSIGNEE", "LEADS TO")
+	t := e.newGrid("PART>", "JOB", "RECORD>", "REVISION>", "ACTION", "ASSIGNEE", "LEADS TO")
 	for i, p := range r.Parts {
 		for _, m := range p.Members {
 			t.add(i+1, m.Job, m.Record, m.Pin, m.Action, orDash(m.Assignee), orDash(m.To))
@@ -346,7 +347,7 @@ func (c *inflightLsCmd) Run(ctx context.Context, e *env) error {
 	if len(all) == 0 {
 		return e.print("no request is out\n")
 	}
-	g := newGrid("APP>", "SLOT>", "REQUEST", "PLANNED", "JOBS>", "RECORDS", "ACTION", "SENT>", "LAST UNCLEAR", "LAST ANSWER", "WORKER", "NOW")
+	g := e.newGrid("APP>", "SLOT>", "REQUEST", "PLANNED", "JOBS>", "RECORDS", "ACTION", "SENT>", "LAST UNCLEAR", "LAST ANSWER", "WORKER", "NOW")
 	for _, r := range all {
 		var records, actions []string
 		for _, m := range r.members() {
@@ -361,7 +362,7 @@ func (c *inflightLsCmd) Run(ctx context.Context, e *env) error {
 	if err := e.write(g, ""); err != nil {
 		return err
 	}
-	if err := e.print("\n%s out; enqueue inflight show REQUEST tells all about one\n", count(len(all), "request")); err != nil {
+	if err := e.print("\n%s out; enqueue inflight show REQUEST tells all about one\n", count(e.Lang, len(all), "request")); err != nil {
 		return err
 	}
 	return e.noteStale(all, unheard)
@@ -411,7 +412,7 @@ func (e *env) request(ctx context.Context, q *queue.Queue, name string) (r reque
 			return r, unheard, nil
 		}
 	}
-	return request{}, nil, fmt.Errorf("no request %s is out: it has ended, or there was none (enqueue job tells how its jobs ended)", name)
+	return request{}, nil, e.failure(exitError, "no request %s is out: it has ended, or there was none (enqueue job tells how its jobs ended)", name)
 }
 
 // resolution is what an operator has seen, one of three flags.
@@ -503,10 +504,10 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 	}
 	r, found := r.part(string(c.Job))
 	if !found {
-		return fmt.Errorf("job %s is not in request %s", c.Job, c.Request)
+		return e.failure(exitError, "job %s is not in request %s", c.Job, c.Request)
 	}
 	out := resolved{head: of("inflight-resolve"), Request: r.Request, How: how, Jobs: []string{}, DryRun: c.DryRun}
-	jobs := count(len(r.members()), "job")
+	jobs := count(e.Lang, len(r.members()), "job")
 	if !e.JSON {
 		if err := e.show(r); err != nil {
 			return err
@@ -522,7 +523,7 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 		if err := e.noteStale([]request{r}, unheard); err != nil {
 			return err
 		}
-		return e.print("\nwould resolve %s as %s: %s; nothing was done\n", jobs, how, meaning(how))
+		return e.print("\nwould resolve %s as %s: %s; nothing was done\n", jobs, how, word(e.Lang, meaning(how)))
 	case unheard != nil: // only the owner may write to its slots
 		return unheard
 	}
@@ -540,13 +541,13 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 			}
 		}
 		if a.State == "" || a.State == "held" {
-			fmt.Fprintf(e.stderr, "\n%s\nresolve %s as %s? [y/N] ", meaning(how), jobs, how)
+			fmt.Fprint(e.stderr, in(e.Lang, "\n%s\nresolve %s as %s? [y/N] ", word(e.Lang, meaning(how)), jobs, how))
 			line, _ := bufio.NewReader(e.stdin).ReadString('\n') // no answer is no
 			switch strings.ToLower(strings.TrimSpace(line)) {
 			case "y", "yes", "はい":
 				a = resolveAnswer{}
 			default:
-				return &exit{exitError, errors.New("nothing was done")}
+				return e.failure(exitError, "nothing was done")
 			}
 		}
 	}
@@ -569,16 +570,16 @@ func (c *inflightResolveCmd) Run(ctx context.Context, e *env) error {
 		if e.JSON {
 			return nil
 		}
-		return e.print("\nresolved %s as %s\n", count(len(a.Jobs), "job"), how)
+		return e.print("\nresolved %s as %s\n", count(e.Lang, len(a.Jobs), "job"), how)
 	case "busy":
-		return &exit{exitHeld, fmt.Errorf("busy, try again: %s; nothing was done", a.Text)}
+		return e.failure(exitHeld, "busy, try again: %s; nothing was done", a.Text)
 	case "held":
-		return &exit{exitHeld, fmt.Errorf("%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command with --held %s",
-			a.Text, a.Until.Local().Format("15:04:05"), out.Held)}
+		return e.failure(exitHeld, "%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command with --held %s",
+			a.Text, a.Until.Local().Format("15:04:05"), out.Held)
 	case "not_ready":
-		return &exit{exitHeld, fmt.Errorf("%s; nothing was done. It can be resolved once the lane runs", a.Text)}
+		return e.failure(exitHeld, "%s; nothing was done. It can be resolved once the lane runs", a.Text)
 	}
-	return fmt.Errorf("%s; nothing was done", a.Text)
+	return e.failure(exitError, "%s; nothing was done", a.Text)
 }
 
 // resolveAnswer is what the worker says when asked for "inflight-resolve".

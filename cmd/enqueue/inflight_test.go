@@ -70,6 +70,18 @@ func TestInflightFromTheLedger(t *testing.T) {
 	enqueue(t, append(resolve, "--dry-run")...).want(t, exitDone, []string{"would resolve 3 jobs as applied", "nothing was done", "from the ledger"}, nil)
 }
 
+func TestInflightInJapanese(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	ja := func(args ...string) output { return enqueue(t, append(args, "--lang", "ja")...) }
+	ja("inflight").want(t, exitDone, []string{"送信中のリクエストはありません\n"}, nil)
+	p.hang(t)
+	ja("inflight").want(t, exitDone, []string{"スロット", "応答の喪失", "不明。処理を引き継いだワーカーが送り直します", "\n送信中のリクエスト1件。詳細: enqueue inflight show", "\n台帳の記録です。"}, nil)
+	ja("inflight", "show", "r9").want(t, exitDone, []string{"5（スロット3）", "送信", "台帳の記録による", "作業者", "実行後のステータス"}, nil)
+	ja("inflight", "show", "r1").want(t, exitError, nil, []string{"リクエスト r1 は送信中ではありません"})
+	ja("inflight", "resolve", "r9", "--applied", "--reason", "x", "--dry-run").want(t, exitDone,
+		[]string{"ジョブ3件をappliedとして確定する対象です（今後は実行済みとして扱われます）。何も実行していません"}, nil)
+}
+
 func TestInflightFromItsOwner(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
 	p.hang(t)

@@ -91,7 +91,7 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 		return err
 	}
 	if !s.Found() {
-		return fmt.Errorf("no job %s in site %s: neither waiting nor ended in the last 400 days "+
+		return e.failure(exitError, "no job %s in site %s: neither waiting nor ended in the last 400 days "+
 			"(a message that could not be read is called s and its number: see enqueue dead ls --reason undecodable)", c.ID, e.Site)
 	}
 	v := viewOf(string(c.ID), e.Site, s)
@@ -116,13 +116,13 @@ func (c *jobCmd) Run(ctx context.Context, e *env) error {
 		return e.emit(v)
 	}
 
-	g := listing(0, "", "")
+	g := e.listing(0, "", "")
 	g.addFact("job", v.Job)
-	g.addFact("state", stateText(v, s))
+	g.addFact("state", stateText(v, s, e.Lang))
 	if v.Out != nil {
-		out.addFacts(g, e.Lang)
+		out.addFacts(g)
 	}
-	g.addReason(v.Reason, e.Lang)
+	g.addReason(v.Reason)
 	for _, line := range v.Held {
 		g.addFact("held up", line)
 	}
@@ -158,7 +158,7 @@ func (g grid) addKey(key *queue.Key, match string) {
 	}
 	g.addFact("key", key.Field+" = "+key.Value)
 	if match == queue.MatchAll {
-		g.addFact("match", "all records that have it")
+		g.addFact("match", in(g.lang, "all records that have it"))
 	}
 }
 
@@ -198,7 +198,7 @@ func (e *env) showChildren(v jobView) error {
 	if len(v.Children) == 0 {
 		return nil
 	}
-	g := newGrid("JOB", "RECORD>", "STATE", "REVISION>", "REASON", "CODE")
+	g := e.newGrid("JOB", "RECORD>", "STATE", "REVISION>", "REASON", "CODE")
 	for _, c := range v.Children[:min(shown, len(v.Children))] {
 		g.add(c.Job, numberOrDash(int64(c.Record)), c.State, numberOrDash(int64(c.Revision)), orDash(c.Reason), orDash(c.Code))
 	}
@@ -215,17 +215,17 @@ func (e *env) showChildren(v jobView) error {
 }
 
 // matchedText says in words what became of the jobs that were made of one.
-func (v jobView) matchedText() string {
+func (v jobView) matchedText(lang string) string {
 	var parts []string
 	for _, state := range states {
 		if n := v.States[state]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, state))
+			parts = append(parts, in(lang, "%d %s", n, word(lang, state)))
 		}
 	}
 	if lost := v.Matches - len(v.Children); lost > 0 {
-		parts = append(parts, fmt.Sprintf("%d of which nothing is known any more", lost))
+		parts = append(parts, in(lang, "%d of which nothing is known any more", lost))
 	}
-	return fmt.Sprintf("%s, each a job of its own: %s", count(v.Matches, "record"), orDash(strings.Join(parts, ", ")))
+	return in(lang, "matched %s, each a job of its own: %s", count(lang, v.Matches, "record"), orDash(strings.Join(parts, word(lang, ", "))))
 }
 
 // viewOf puts together what is known of a job. Where it stands now decides its state: a job that has ended and stands in
@@ -315,45 +315,45 @@ func undecoded(raw []byte) queue.Job {
 }
 
 // stateText says in words where a job is.
-func stateText(v jobView, s queue.JobState) string {
+func stateText(v jobView, s queue.JobState, lang string) string {
 	switch v.State {
 	case "waiting":
-		return fmt.Sprintf("waiting in the log since %s, nobody has looked at it yet", local(s.InLog[0].At))
+		return in(lang, "waiting in the log since %s, nobody has looked at it yet", local(s.InLog[0].At))
 	case "in-flight":
-		return fmt.Sprintf("in request %s, which may be out (enqueue inflight show %[1]s)", v.Request)
+		return in(lang, "in request %s, which may be out (enqueue inflight show %[1]s)", v.Request)
 	case "parked":
 		if s.Parked.Behind {
-			return "parked behind an earlier job of its record"
+			return in(lang, "parked behind an earlier job of its record")
 		}
 		if v.Matches > 0 { // it has not ended before all of them are jobs
-			return fmt.Sprintf("matched %s; more records are being looked for", v.matchedText())
+			return in(lang, "%s; more records are being looked for", v.matchedText(lang))
 		}
 		if wait := time.Until(s.Parked.Due); wait > 0 {
-			return fmt.Sprintf("parked until %s (in %s)", local(s.Parked.Due), span(wait))
+			return in(lang, "parked until %s (in %s)", local(s.Parked.Due), span(lang, wait))
 		}
-		return "parked, due now"
+		return in(lang, "parked, due now")
 	case string(queue.Dead), string(queue.Unknown):
 		switch {
 		case s.Dead != nil:
-			return v.State + " since " + local(s.Dead.Died)
+			return in(lang, "%s since %s", word(lang, v.State), local(s.Dead.Died))
 		case v.Reason == queue.ReasonResolvedNotApplied:
-			return "dead, as somebody has seen; there is no dead letter any more"
+			return in(lang, "dead, as somebody has seen; there is no dead letter any more")
 		}
-		return v.State + "; the dead letter has been discarded"
+		return in(lang, "%s; the dead letter has been discarded", word(lang, v.State))
 	}
 	if v.State == string(queue.Matched) {
-		return "matched " + v.matchedText()
+		return v.matchedText(lang)
 	}
-	text := v.State
+	text := word(lang, v.State)
 	last := lastEnd(s.Results)
 	if last.Reason == queue.ReasonResolved {
-		text += ", as somebody has seen"
+		text += in(lang, ", as somebody has seen")
 	}
 	if last.Revision > 0 {
-		text += fmt.Sprintf(", the record had revision %d after it", last.Revision)
+		text += in(lang, ", the record had revision %d after it", last.Revision)
 	}
 	if len(s.InLog) > 0 {
-		text += "; it stands in the log once more, which will end as a duplicate"
+		text += in(lang, "; it stands in the log once more, which will end as a duplicate")
 	}
 	return text
 }
@@ -436,21 +436,21 @@ func historyOf(s queue.JobState) []moment {
 	return all
 }
 
-func (m moment) what() string {
+func (m moment) what(lang string) string {
 	switch m.What {
 	case itWasTried:
-		return fmt.Sprintf("attempt %d", m.Try)
+		return in(lang, "attempt %d", m.Try)
 	case itEnded:
 		if m.Revision > 0 {
-			return fmt.Sprintf("%s, revision %d", m.Outcome, m.Revision)
+			return in(lang, "%s, revision %d", m.Outcome, m.Revision)
 		}
 		if m.Outcome == queue.Matched {
-			return fmt.Sprintf("%s %s", m.Outcome, count(m.Matches, "record"))
+			return fmt.Sprintf("%s %s", m.Outcome, count(lang, m.Matches, "record"))
 		}
 		return string(m.Outcome)
 	}
 	if m.By != "" {
-		return m.Act + " by " + m.By
+		return in(lang, "%s by %s", m.Act, m.By)
 	}
 	return m.Act
 }
@@ -460,13 +460,13 @@ func (e *env) showHistory(history []moment) error {
 	if len(history) == 0 {
 		return nil
 	}
-	g := gridOf(0, "WHEN", "WHAT", "REASON", "CODE", "REQUEST", "MESSAGE")
+	g := e.gridOf(0, "WHEN", "WHAT", "REASON", "CODE", "REQUEST", "MESSAGE")
 	for i, m := range history {
 		message := orDash(m.Message)
 		if i > 0 && m.What == itEnded && m.Message == history[i-1].Message && m.Reason == history[i-1].Reason {
 			message = "-"
 		}
-		g.add(local(m.time), m.what(), orDash(m.Reason), orDash(m.Code), orDash(m.Request), message)
+		g.add(local(m.time), m.what(e.Lang), orDash(m.Reason), orDash(m.Code), orDash(m.Request), message)
 	}
 	if err := e.print("\n"); err != nil {
 		return err

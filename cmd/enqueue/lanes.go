@@ -95,11 +95,11 @@ func (a lanesAnswer) holds(apps []int64, lang string) []hold {
 	g := a.Gate
 	switch {
 	case g.Halted != "":
-		held = append(held, because("the site stands still", g.Halted, g.Why, lang))
+		held = append(held, because(in(lang, "the site stands still"), g.Halted, g.Why, lang))
 	case g.Breaker == "open" || g.Breaker == "half-open":
-		h := because("kintone does not answer as it should (breaker "+g.Breaker+")", g.Why, "", lang)
+		h := because(in(lang, "kintone does not answer as it should (breaker %s)", g.Breaker), g.Why, "", lang)
 		if at, err := time.Parse(time.RFC3339, g.Until); err == nil && time.Until(at) > 0 {
-			h.what += ", next probe at " + at.Local().Format("15:04:05")
+			h.what += in(lang, ", next probe at %s", at.Local().Format("15:04:05"))
 		}
 		held = append(held, h)
 	}
@@ -110,9 +110,9 @@ func (a lanesAnswer) holds(apps []int64, lang string) []hold {
 		switch {
 		case l.State == "starting", l.State == "stopping": // on the way to something else, in a moment
 		case l.State != "running":
-			held = append(held, because(l.title()+" is "+l.State, l.Why, l.Detail, lang))
+			held = append(held, because(in(lang, "%s is %s", l.title(lang), l.State), l.Why, l.Detail, lang))
 		case l.halts() && l.left() == 0:
-			held = append(held, because(l.title()+" waits", budgetSpent, fmt.Sprintf("%d of %d", l.RequestsToday, l.Budget), lang))
+			held = append(held, because(in(lang, "%s waits", l.title(lang)), budgetSpent, l.spent(lang), lang))
 		case l.Why == budgetPaced:
 			held = append(held, l.gathers(lang))
 		}
@@ -122,36 +122,35 @@ func (a lanesAnswer) holds(apps []int64, lang string) []hold {
 
 // parked says how many jobs wait for another attempt in the lanes of apps, or in all with none given. It is empty when
 // none does.
-func (a lanesAnswer) parked(apps []int64) string {
+func (a lanesAnswer) parked(apps []int64, lang string) string {
 	var lanes []string
 	for _, l := range a.Lanes {
 		if l.Parked > 0 && among(apps, l.App) {
-			lanes = append(lanes, fmt.Sprintf("%s of %s", count(l.Parked, "job"), l.title()))
+			lanes = append(lanes, in(lang, "%s of %s", count(lang, l.Parked, "job"), l.title(lang)))
 		}
 	}
 	if len(lanes) == 0 {
 		return ""
 	}
-	return "parked: " + few(lanes, "en") + "; such jobs wait for another attempt, for a reason that may pass (as record_not_found may), " +
-		"or for the time that they name; most end within minutes"
+	return in(lang, "parked: %s; such jobs wait for another attempt, for a reason that may pass (as record_not_found may), "+
+		"or for the time that they name; most end within minutes", few(lanes, lang))
 }
 
 // among reports whether an app is one of apps, which mean all if there are none.
 func among(apps []int64, app int64) bool { return len(apps) == 0 || slices.Contains(apps, app) }
 
-func (l lane) title() string {
+func (l lane) title(lang string) string {
 	if l.Name == "" {
-		return fmt.Sprintf("app %d", l.App)
+		return in(lang, "app %d", l.App)
 	}
-	return fmt.Sprintf("app %d (%s)", l.App, l.Name)
+	return in(lang, "app %d (%s)", l.App, l.Name)
 }
 
 // gathers says that the lane keeps jobs back so that the day's budget lasts, and until when.
 func (l lane) gathers(lang string) hold {
-	text := laneTexts[lang]
-	h := hold{what: fmt.Sprintf(text.gathers, l.App)}
+	h := hold{what: in(lang, "app %d gathers jobs into fuller batches, as the day's budget is short", l.App)}
 	if at, err := time.Parse(time.RFC3339, l.Until); err == nil && time.Until(at) > 0 {
-		h.what += fmt.Sprintf(text.leaves, at.Local().Format("15:04:05"))
+		h.what += in(lang, "; the next leaves at %s", at.Local().Format("15:04:05"))
 	}
 	return h
 }
@@ -159,8 +158,19 @@ func (l lane) gathers(lang string) hold {
 // halts reports whether the lane waits for the next day when its budget is spent.
 func (l lane) halts() bool { return l.Budget > 0 && (l.WhenSpent == "halt" || l.WhenSpent == "") }
 
-// left is how many requests of today may still change something.
+// left is how many requests of today are left for jobs.
 func (l lane) left() int64 { return max(l.Budget-l.Reserve-l.RequestsToday, 0) }
+
+// kept is what is left of the reserve.
+func (l lane) kept() int64 { return min(l.Reserve, max(l.Budget-l.RequestsToday, 0)) }
+
+// spent says how the budget of a lane stands that waits for another day.
+func (l lane) spent(lang string) string {
+	if l.Reserve == 0 {
+		return in(lang, "%d of %d requests", l.RequestsToday, l.Budget)
+	}
+	return in(lang, "%d of %d requests, %d kept in reserve", l.RequestsToday, l.Budget, l.kept())
+}
 
 // because adds to a fact what its reason code means and what else was said of it.
 func because(fact, code, detail, lang string) hold {
@@ -197,7 +207,7 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 	if g.Halted != "" {
 		breaker = "halted"
 	}
-	err = e.print(laneTexts[e.Lang].site+"\n\n",
+	err = e.print("site %s   worker %s (epoch %d)   breaker %s   %d of %d requests at a time\n\n",
 		a.Site, printable(a.Owner), a.Epoch, breaker, g.InUse, g.Concurrency)
 	if err != nil {
 		return err
@@ -223,71 +233,45 @@ func (c *lanesCmd) Run(ctx context.Context, e *env) error {
 	return nil
 }
 
-// laneText is what is said about lanes, in one language. States are codes and stay as they are.
-type laneText struct {
-	site, none, of, since string
-	lanes, budgets        []string
-	atOnce, every         string
-	gathers, leaves       string            // of a lane that runs: why jobs wait, and until when
-	spent                 map[string]string // by what the lane does when nothing is left
-}
-
-var laneTexts = map[string]laneText{
-	"en": {
-		site: "site %s   worker %s (epoch %d)   breaker %s   %d of %d requests at a time",
-		none: "no app has jobs", of: " of %d", since: " since %s",
-		lanes:   []string{"APP>", "NAME", "STATE", "BACKLOG>", "READY>", "IN FLIGHT>", "PARKED>", "APPLIED>", "DEAD>", "REQUESTS TODAY>"},
-		budgets: []string{"APP>", "LEFT TODAY>", "RESERVE>", "BATCHES THAT ARE NOT FULL", "WHEN NOTHING IS LEFT"},
-		atOnce:  "leave at once", every: "every %s",
-		gathers: "app %d gathers jobs into fuller batches, as the day's budget is short", leaves: "; the next leaves at %s",
-		spent: map[string]string{"halt": "waits until 09:00 Japan time", "warn": "goes on, and warns", "off": "goes on"},
-	},
-	"ja": {
-		site: "サイト %s   ワーカー %s（epoch %d）   ブレーカー %s   同時リクエスト数 %d（上限%d）",
-		none: "ジョブのあるアプリはありません", of: "（上限%d）", since: "（%sから）",
-		lanes:   []string{"アプリ>", "アプリ名", "状態", "未処理>", "うち読込済み>", "送信中>", "保留>", "実行済み>", "エラー>", "本日のリクエスト数>"},
-		budgets: []string{"アプリ>", "本日の残り>", "予備>", "満杯でないバッチ", "使い切った場合"},
-		atOnce:  "すぐに送信", every: "%sごとに送信",
-		gathers: "アプリ%dは、本日のリクエスト数の残りが少ないため、ジョブをまとめてから送信します", leaves: "（次の送信は%s）",
-		spent: map[string]string{"halt": "日本時間9時まで待機", "warn": "警告して続行", "off": "続行"},
-	},
-}
-
 // table writes the lanes, one per row.
 func (a lanesAnswer) table(e *env) error {
-	text := laneTexts[e.Lang]
 	if len(a.Lanes) == 0 {
-		return e.print("%s\n", text.none)
+		return e.print("no app has jobs\n")
 	}
-	t := newGrid(text.lanes...)
+	t := e.newGrid("APP>", "NAME", "STATE", "BACKLOG>", "READY>", "IN FLIGHT>", "PARKED>", "APPLIED>", "DEAD>", "REQUESTS TODAY>")
 	for _, l := range a.Lanes {
 		requests := strconv.FormatInt(l.RequestsToday, 10)
 		if l.Budget > 0 {
-			requests += fmt.Sprintf(text.of, l.Budget)
+			requests += in(e.Lang, " of %d", l.Budget)
 		}
 		state := l.State
 		if at, err := time.Parse(time.RFC3339, l.Since); err == nil && state != "running" {
-			state += fmt.Sprintf(text.since, at.Local().Format("01-02 15:04"))
+			state += in(e.Lang, " since %s", at.Local().Format("01-02 15:04"))
 		}
 		t.add(l.App, orDash(l.Name), state, l.Backlog, l.Ready, l.InFlight, l.Parked, l.Applied, l.Dead, requests)
 	}
 	return e.write(t, "")
 }
 
+// budgeted reports whether the lane spends of a budget: one that kintone does not confirm sends nothing.
+func (l lane) budgeted() bool { return l.Budget > 0 && l.State != "unserved" }
+
 // budgets writes what the day has left for those lanes that have a budget.
 func (a lanesAnswer) budgets(e *env) error {
-	text := laneTexts[e.Lang]
-	t := newGrid(text.budgets...)
+	t := e.newGrid("APP>", "LEFT FOR JOBS TODAY>", "KEPT IN RESERVE>", "BATCHES THAT ARE NOT FULL", "WHEN NOTHING IS LEFT")
+	spent := map[string]string{ // by what the lane does when nothing is left
+		"halt": in(e.Lang, "waits until 09:00 Japan time"), "warn": in(e.Lang, "goes on, and warns"), "off": in(e.Lang, "goes on"),
+	}
 	rows := 0
 	for _, l := range a.Lanes {
-		if l.Budget == 0 {
+		if !l.budgeted() {
 			continue
 		}
-		pace := text.atOnce
+		pace := in(e.Lang, "leave at once")
 		if l.Stretch > 0 {
-			pace = fmt.Sprintf(text.every, span(time.Duration(l.Stretch)*time.Second))
+			pace = in(e.Lang, "every %s", span(e.Lang, time.Duration(l.Stretch)*time.Second))
 		}
-		t.add(l.App, l.left(), l.Reserve, pace, orDash(text.spent[cmp.Or(l.WhenSpent, "halt")]))
+		t.add(l.App, l.left(), l.kept(), pace, orDash(spent[cmp.Or(l.WhenSpent, "halt")]))
 		rows++
 	}
 	if rows == 0 {
@@ -312,12 +296,20 @@ func (c *lanesCmd) emit(e *env, a lanesAnswer) error {
 		return err
 	}
 	for _, l := range a.Lanes {
+		ofBudget := func(n int64) *int64 {
+			if !l.budgeted() {
+				return nil
+			}
+			return &n
+		}
 		err := e.emit(struct {
 			head
 			Site string `json:"site"`
 			App  id     `json:"app"` // instead of the lane's own, which is a number
 			lane
-		}{of("lane"), a.Site, id(l.App), l})
+			LeftForJobs   *int64 `json:"leftForJobs,omitempty"`   // of today's requests, where there is a budget
+			KeptInReserve *int64 `json:"keptInReserve,omitempty"` // what is left of the reserve
+		}{head: of("lane"), Site: a.Site, App: id(l.App), lane: l, LeftForJobs: ofBudget(l.left()), KeptInReserve: ofBudget(l.kept())})
 		if err != nil {
 			return err
 		}
@@ -338,9 +330,5 @@ func few(list []string, lang string) string {
 	if len(list) <= shown {
 		return strings.Join(list, ", ")
 	}
-	more := "… %d more"
-	if lang == "ja" {
-		more = "… ほか%d件"
-	}
-	return fmt.Sprintf("%s, "+more, strings.Join(list[:shown], ", "), len(list)-shown)
+	return in(lang, "%s, … %d more", strings.Join(list[:shown], ", "), len(list)-shown)
 }

@@ -111,7 +111,7 @@ type globals struct {
 	Site      string `group:"common" env:"STATUSQ_SITE" default:"main" placeholder:"NAME" help:"Site that the jobs are for (${default})."`
 	Prefix    string `group:"common" env:"STATUSQ_PREFIX" default:"statusq" placeholder:"NAME" help:"Prefix of the queue's names in NATS (${default})."`
 	JSON      bool   `name:"json" group:"common" help:"Print JSON, one object per line."`
-	Lang      string `group:"common" enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of explanations, en or ja (from LANG: ${default})."`
+	Lang      string `group:"common" enum:"en,ja" default:"${lang}" placeholder:"LANG" help:"Language of what people read, en or ja (from LANG: ${default})."`
 }
 
 type cli struct {
@@ -187,7 +187,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	parsed.BindTo(ctx, (*context.Context)(nil))
 	siteGiven := slices.ContainsFunc(parsed.Path, func(p *kong.Path) bool { return p.Flag != nil && p.Flag.Name == "site" })
 	err = parsed.Run(&env{globals: c.globals, siteGiven: siteGiven, stdin: stdin, stdout: stdout, stderr: stderr})
-	report(stderr, err)
+	report(stderr, err, c.Lang)
 	return codeOf(err)
 }
 
@@ -214,17 +214,26 @@ func codeOf(err error) int {
 	return exitError
 }
 
+// plights are the errors of the queue that people meet, whatever they did. The queue names them in English; in another
+// language a line follows that explains.
+var plights = []error{queue.ErrUnreachable, queue.ErrRefused, queue.ErrNoQueue, queue.ErrNoWorker, queue.ErrLogFull, queue.ErrLedgerFull}
+
 // report says on stderr what went wrong, each problem of a file on its own line.
-func report(stderr io.Writer, err error) {
+func report(stderr io.Writer, err error, lang string) {
 	if e, ok := errors.AsType[*exit](err); err == nil || ok && e.err == nil {
 		return
 	}
 	rows, ok := errors.AsType[*campaign.RowErrors](err)
 	if !ok {
 		fmt.Fprintf(stderr, "enqueue: %s\n", printable(err.Error()))
+		for _, plight := range plights {
+			if text := gloss(lang, plight.Error()); text != "" && errors.Is(err, plight) {
+				fmt.Fprintf(stderr, "  → %s\n", text)
+			}
+		}
 		return
 	}
-	fmt.Fprintf(stderr, "enqueue: %s: %s, nothing was sent\n", printable(rows.Name), count(rows.Total, "problem"))
+	fmt.Fprintf(stderr, "enqueue: %s: %s, nothing was sent\n", printable(rows.Name), count("en", rows.Total, "problem"))
 	for _, p := range rows.Problems {
 		fmt.Fprintf(stderr, "  %s\n", printable(p.String()))
 	}
@@ -260,11 +269,11 @@ func (e *env) config() (queue.Config, error) {
 	f, err := queue.ReadClientFile(e.StoreDir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return queue.Config{}, &exit{exitNoQueue, fmt.Errorf("no worker has kept data in %s: start one, or give --nats-url or --store-dir", e.StoreDir)}
+		return queue.Config{}, e.failure(exitNoQueue, "no worker has kept data in %s: start one, or give --nats-url or --store-dir", e.StoreDir)
 	case err != nil:
 		return queue.Config{}, &exit{exitNoQueue, err}
 	case f.URL == "":
-		return queue.Config{}, &exit{exitNoQueue, fmt.Errorf("the queue in %s takes no connections from outside its process", e.StoreDir)}
+		return queue.Config{}, e.failure(exitNoQueue, "the queue in %s takes no connections from outside its process", e.StoreDir)
 	}
 	return f.Config(), nil
 }

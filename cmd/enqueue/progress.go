@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -35,7 +34,7 @@ func (e *env) progress(verb string, total int) *progress {
 	if isTerminal(e.stderr) && total > 0 {
 		p.bar = progressbar.NewOptions(total, progressbar.OptionSetWriter(e.stderr), progressbar.OptionSetWidth(24),
 			progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(false), progressbar.OptionSetElapsedTime(false),
-			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetDescription(verb))
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(), progressbar.OptionSetDescription(word(e.Lang, verb)))
 	}
 	return p
 }
@@ -46,28 +45,29 @@ func (p *progress) published(n int) {
 	case p.bar != nil:
 		_ = p.bar.Set(n) // a bar that cannot be drawn is no reason to stop
 	case n/linesEvery > p.shown/linesEvery || n == p.total && p.total > linesEvery:
-		p.e.say("%s %d of %s", p.verb, n, count(p.total, "job"))
+		p.e.say("%s %d of %s%s", word(p.e.Lang, p.verb), n, count(p.e.Lang, p.total, "job"), "")
 		p.shown = n
 	}
 }
 
 // ended shows how many jobs have ended in which way, how fast it goes and how long the rest will take.
 func (p *progress) ended(t *campaign.Tally, now time.Time) {
+	lang := p.e.Lang
 	done, all := t.Steps()
 	var parts []string
 	if ended, jobs := t.Matched(); jobs > 0 {
-		parts = append(parts, fmt.Sprintf("%d of %s", ended, count(jobs, "matched record")))
+		parts = append(parts, in(lang, "%d of %s", ended, count(lang, jobs, "matched record")))
 	}
-	if counts := endings(t); counts != "" {
+	if counts := endings(t, lang); counts != "" {
 		parts = append(parts, counts)
 	}
 	if rate := t.Rate(now); rate > 0 && !t.Done() {
-		parts = append(parts, fmt.Sprintf("%.3g/s", rate))
+		parts = append(parts, in(lang, "%.3g/s", rate))
 		if left, ok := t.Left(now); ok {
-			parts = append(parts, span(left)+" left")
+			parts = append(parts, in(lang, "%s left", span(lang, left)))
 		}
 	}
-	text := strings.Join(parts, ", ")
+	text := strings.Join(parts, word(lang, ", "))
 	if p.bar != nil {
 		p.bar.Describe(text)
 		if all != p.total { // jobs have become several
@@ -82,9 +82,9 @@ func (p *progress) ended(t *campaign.Tally, now time.Time) {
 	}
 	p.ending, p.last = text, now
 	if text != "" {
-		text = " (" + text + ")"
+		text = in(lang, " (%s)", text)
 	}
-	p.e.say("%s %d of %s%s", p.verb, t.Ended(), count(t.Total(), "job"), text)
+	p.e.say("%s %d of %s%s", word(lang, p.verb), t.Ended(), count(lang, t.Total(), "job"), text)
 }
 
 // waiting says what the jobs wait for, or that it has passed.
@@ -102,7 +102,7 @@ func (p *progress) say(format string, args ...any) {
 	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
-	p.e.say("%s", printable(fmt.Sprintf(format, args...)))
+	p.e.say("%s", printable(in(p.e.Lang, format, args...)))
 }
 
 // close takes the bar away.
@@ -116,12 +116,12 @@ func (p *progress) close() {
 var outcomes = []queue.Outcome{queue.Applied, queue.Already, queue.Duplicate, queue.Cancelled, queue.Dead, queue.Unknown}
 
 // endings counts the outcomes in words: "1190 applied, 10 dead".
-func endings(t *campaign.Tally) string {
+func endings(t *campaign.Tally, lang string) string {
 	var parts []string
 	for _, o := range outcomes {
 		if n := t.Count(o); n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, o))
+			parts = append(parts, in(lang, "%d %s", n, word(lang, string(o))))
 		}
 	}
-	return strings.Join(parts, ", ")
+	return strings.Join(parts, word(lang, ", "))
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -54,15 +55,15 @@ func (e *env) emit(v any) error {
 	return enc.Encode(v)
 }
 
-// print writes text to stdout. Its error is that of a pipe whose reader has gone.
+// print writes text to stdout, in the language of --lang. Its error is that of a pipe whose reader has gone.
 func (e *env) print(format string, args ...any) error {
-	_, err := fmt.Fprintf(e.stdout, format, args...)
+	_, err := io.WriteString(e.stdout, in(e.Lang, format, args...))
 	return err
 }
 
-// say writes a line to stderr.
+// say writes a line to stderr, likewise.
 func (e *env) say(format string, args ...any) {
-	fmt.Fprintf(e.stderr, format+"\n", args...)
+	fmt.Fprintln(e.stderr, in(e.Lang, format, args...))
 }
 
 // printable makes text from strangers harmless for a terminal: control characters and direction marks become spaces,
@@ -78,20 +79,23 @@ func printable(s string) string {
 
 // grid is a table without lines. Columns are aligned by the width that characters have on screen, where 承 takes as much
 // as two letters.
-type grid struct{ w table.Writer }
+type grid struct {
+	w    table.Writer
+	lang string
+}
 
 // maxCell is how wide a table's cell may be on screen; more of it is in "show" and in JSON.
 const maxCell = 60
 
 // newGrid takes the headings. One that ends in ">" stands over a column of numbers, flush right.
-func newGrid(headings ...string) grid { return gridOf(maxCell, headings...) }
+func (e *env) newGrid(headings ...string) grid { return e.gridOf(maxCell, headings...) }
 
 // gridOf is newGrid with cells cut to width, unless that is 0.
-func gridOf(width int, headings ...string) grid {
-	g := listing(width, headings...)
+func (e *env) gridOf(width int, headings ...string) grid {
+	g := e.listing(width, headings...)
 	row := make(table.Row, len(headings))
 	for i, h := range headings {
-		row[i] = strings.TrimSuffix(h, ">")
+		row[i] = word(e.Lang, strings.TrimSuffix(h, ">"))
 	}
 	g.w.AppendHeader(row)
 	return g
@@ -99,7 +103,7 @@ func gridOf(width int, headings ...string) grid {
 
 // listing is a grid without headings; what would be one only says whether its column is flush right. Cells are cut to
 // width, unless that is 0.
-func listing(width int, columns ...string) grid {
+func (e *env) listing(width int, columns ...string) grid {
 	w := table.NewWriter()
 	style := table.StyleDefault
 	style.Options = table.OptionsNoBordersAndSeparators
@@ -116,7 +120,7 @@ func listing(width int, columns ...string) grid {
 		}
 	}
 	w.SetColumnConfigs(configs)
-	return grid{w}
+	return grid{w, e.Lang}
 }
 
 // shorten cuts s to a width on screen and shows that it did.
@@ -144,20 +148,20 @@ func (g grid) add(cells ...any) {
 // addFact adds a name and a text to a listing, if there is a text.
 func (g grid) addFact(name, text string) {
 	if text != "" {
-		g.add(name, text)
+		g.add(word(g.lang, name), text)
 	}
 }
 
 // addNumber is addFact for a number, of which 0 means none.
 func (g grid) addNumber(name string, n int64) {
 	if n != 0 {
-		g.add(name, n)
+		g.add(word(g.lang, name), n)
 	}
 }
 
 // addReason adds a reason code to a listing, with what it means and what can be done about it.
-func (g grid) addReason(code, lang string) {
-	what, todo := campaign.ReasonText(code, lang)
+func (g grid) addReason(code string) {
+	what, todo := campaign.ReasonText(code, g.lang)
 	g.addFact("reason", code)
 	if what != code {
 		g.add("", what)
@@ -177,8 +181,11 @@ func (e *env) write(g grid, indent string) error {
 	return nil
 }
 
-// count writes a number of things in words: "1 job", "2 jobs".
-func count[N int | int64 | uint64](n N, thing string) string {
+// count writes a number of things in words: "1 job", "2 jobs", ジョブ2件.
+func count[N int | int64 | uint64](lang string, n N, thing string) string {
+	if lang == "ja" {
+		return fmt.Sprintf("%s%d件", word(lang, thing), n)
+	}
 	if n != 1 {
 		thing += "s"
 	}
@@ -186,11 +193,20 @@ func count[N int | int64 | uint64](n N, thing string) string {
 }
 
 // span is how long something takes, to the second. What is beyond a year is not worth counting in hours.
-func span(d time.Duration) string {
+func span(lang string, d time.Duration) string {
 	if d > 365*24*time.Hour {
-		return "more than a year"
+		return in(lang, "more than a year")
 	}
-	return d.Round(time.Second).String()
+	return duration(lang, d.Round(time.Second))
+}
+
+// duration is a time as "1h30m0s", 1時間30分0秒.
+func duration(lang string, d time.Duration) string {
+	text := d.String()
+	if lang == "ja" {
+		return strings.NewReplacer("ms", "ミリ秒", "µs", "マイクロ秒", "ns", "ナノ秒", "h", "時間", "m", "分", "s", "秒").Replace(text)
+	}
+	return text
 }
 
 // orDash stands for what is not there, so that a column does not look forgotten.
@@ -216,7 +232,7 @@ func (e *env) explainReasons(reasons map[string]int) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	g := listing(0, ">", "", "")
+	g := e.listing(0, ">", "", "")
 	for _, code := range byCount(reasons) {
 		what, todo := campaign.ReasonText(code, e.Lang)
 		if what == code {

@@ -55,7 +55,7 @@ func (c *resultsCmd) Run(ctx context.Context, e *env) error {
 	case err != nil:
 		return err
 	case len(ends) == 0 && !known:
-		return noCampaign(c.Campaign)
+		return e.noCampaign(c.Campaign)
 	}
 	if c.Outcome != "" {
 		ends = slices.DeleteFunc(ends, func(r queue.Result) bool { return r.Outcome != c.Outcome })
@@ -122,11 +122,11 @@ func (e *env) showEnds(ends []queue.Result) error {
 	if len(ends) == 0 {
 		return e.print("no such job has ended\n")
 	}
-	g := newGrid("JOB", "APP>", "RECORD>", "OUTCOME", "REVISION>", "REASON", "CODE", "ENDED")
+	g := e.newGrid("JOB", "APP>", "RECORD>", "OUTCOME", "REVISION>", "REASON", "CODE", "ENDED")
 	for _, r := range ends[:min(shown, len(ends))] {
 		reason := r.Reason
 		if r.Outcome == queue.Matched {
-			reason = count(r.Matches, "record")
+			reason = count(e.Lang, r.Matches, "record")
 		}
 		g.add(r.Job, r.App, recordOrKey(r.Record, r.Key), r.Outcome, numberOrDash(r.Revision), orDash(reason), orDash(r.Code), local(r.At))
 	}

@@ -196,7 +196,7 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	if c.MaxDead != nil { // which is a campaign's
 		job.Campaign = cmp.Or(job.Campaign, job.ID)
 	}
-	what := fmt.Sprintf("job %s (app %d, %s, %s)", job.ID, job.App, targetOf(job), job.Action)
+	what := in(e.Lang, "job %s (app %d, %s, %s)", job.ID, job.App, targetOf(job, e.Lang), job.Action)
 	out := sent{head: of("send"), Campaign: job.Campaign, Job: job.ID, App: id(job.App), Record: id(job.Record), Key: job.Key, Match: job.Match,
 		Total: 1, DryRun: c.DryRun}
 	if c.DryRun {
@@ -229,12 +229,12 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 	}
 	acks, err := q.Publish(ctx, []queue.Job{job})
 	if err != nil {
-		return notSent(ctx, err, 0, 1, fmt.Sprintf("it is not certain that it was not; sending it again with --job %s is safe", job.ID))
+		return e.notSent(ctx, err, 0, 1, in(e.Lang, "it is not certain that it was not; sending it again with --job %s is safe", job.ID))
 	}
 	out.Seq = id(acks[0].Seq)
-	verdict := "accepted"
+	verdict := in(e.Lang, "accepted")
 	if acks[0].Duplicate {
-		out.Duplicates, verdict = 1, "a duplicate: it was sent before and does not run again"
+		out.Duplicates, verdict = 1, in(e.Lang, "a duplicate: it was sent before and does not run again")
 	} else {
 		out.Accepted = 1
 	}
@@ -266,14 +266,14 @@ func (c *sendCmd) sendOne(ctx context.Context, e *env) error {
 }
 
 // targetOf says in words what a job acts on.
-func targetOf(job queue.Job) string {
+func targetOf(job queue.Job, lang string) string {
 	switch {
 	case job.Key == nil:
-		return fmt.Sprintf("record %d", job.Record)
+		return in(lang, "record %d", job.Record)
 	case job.Match == queue.MatchAll:
-		return fmt.Sprintf("all records with %s = %s", job.Key.Field, job.Key.Value)
+		return in(lang, "all records with %s = %s", job.Key.Field, job.Key.Value)
 	}
-	return fmt.Sprintf("the record with %s = %s", job.Key.Field, job.Key.Value)
+	return in(lang, "the record with %s = %s", job.Key.Field, job.Key.Value)
 }
 
 // enterOne writes the campaign of a single job into the queue, where the worker reads how many of its jobs may die. More
@@ -326,9 +326,9 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		return err
 	}
 	acks, err := c.publish(ctx, e, q, file)
-	cancelled := errors.Is(err, errCancelled)
-	if cancelled && c.Wait { // what was accepted ends, be it by being cancelled
-		e.say("%s: %d of %s were published", printable(err.Error()), len(acks), count(len(file.Rows), "job"))
+	_, ended := errors.AsType[*cancelled](err)
+	if ended && c.Wait { // what was accepted ends, be it by being cancelled
+		e.say("%s: %d of %s were published", printable(err.Error()), len(acks), count(e.Lang, len(file.Rows), "job"))
 		err = nil
 	}
 	var wait []queue.Job // what --wait waits for
@@ -348,7 +348,7 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		}
 	}
 	// What was sent under another name is not this campaign's, and what it was cancelled before never will be.
-	if err == nil && !again && out.Duplicates > 0 || cancelled {
+	if err == nil && !again && out.Duplicates > 0 || ended {
 		unnoted := q.UpdateCampaign(ctx, file.Campaign, func(c *queue.Campaign) error {
 			c.Total = len(wait)
 			return nil
@@ -361,11 +361,11 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		if e.JSON {
 			_ = e.emit(out) // the error that follows matters more
 		}
-		advice := "sending the same file again is safe: what was accepted does not run twice"
-		if cancelled {
-			advice = "send the rest in another --campaign, if it is still wanted"
+		advice := in(e.Lang, "sending the same file again is safe: what was accepted does not run twice")
+		if ended {
+			advice = in(e.Lang, "send the rest in another --campaign, if it is still wanted")
 		}
-		return notSent(ctx, err, out.Accepted+out.Duplicates, out.Total, advice)
+		return e.notSent(ctx, err, out.Accepted+out.Duplicates, out.Total, advice)
 	}
 	if err := c.showSent(e, out); err != nil {
 		return err
@@ -385,7 +385,7 @@ func (c *sendCmd) sendFile(ctx context.Context, e *env) error {
 		apps: slices.Sorted(maps.Keys(file.Apps())), campaign: file.Campaign, timeout: c.Timeout,
 	})
 	if unsent := len(file.Rows) - len(acks); err == nil && unsent > 0 { // its campaign was cancelled
-		err = &exit{exitDead, fmt.Errorf("%s of the file were not sent", count(unsent, "job"))}
+		err = e.failure(exitDead, "%s of the file were not sent", count(e.Lang, unsent, "job"))
 	}
 	return err
 }
@@ -432,7 +432,7 @@ func (c *sendCmd) enter(ctx context.Context, e *env, q *queue.Queue, file *campa
 		return false, usage("campaign %s was cancelled on %s; give another --campaign", before.Name, local(before.Cancelled))
 	}
 	e.say("campaign %s was sent on %s already (%d of %s); what the queue has of it does not run again",
-		before.Name, local(before.Started), before.Published, count(before.Total, "job"))
+		before.Name, local(before.Started), before.Published, count(e.Lang, before.Total, "job"))
 	if c.MaxDead == nil {
 		return true, nil
 	}
@@ -442,8 +442,10 @@ func (c *sendCmd) enter(ctx context.Context, e *env, q *queue.Queue, file *campa
 	})
 }
 
-// errCancelled ends a send whose campaign somebody has cancelled meanwhile.
-var errCancelled = errors.New("it was cancelled")
+// cancelled ends a send whose campaign somebody has cancelled meanwhile.
+type cancelled struct{ text string }
+
+func (c *cancelled) Error() string { return c.text }
 
 // publish sends a file's jobs chunk by chunk and notes in the campaign how far it got. It returns an Ack for each job of
 // the chunks that were sent, also with an error.
@@ -454,7 +456,7 @@ func (c *sendCmd) publish(ctx context.Context, e *env, q *queue.Queue, file *cam
 		return q.UpdateCampaign(ctx, file.Campaign, func(c *queue.Campaign) error {
 			c.Published, c.Finished = max(c.Published, published), finished
 			if !c.Cancelled.IsZero() {
-				return fmt.Errorf("%w by %s (%s)", errCancelled, orDash(c.CancelledBy), cmp.Or(c.CancelledWhy, "cancelled"))
+				return &cancelled{in(e.Lang, "it was cancelled by %s (%s)", orDash(c.CancelledBy), cmp.Or(c.CancelledWhy, "cancelled"))}
 			}
 			return nil
 		})
@@ -498,9 +500,9 @@ func (c *sendCmd) showDry(e *env, file *campaign.File, costs outlook, out sent) 
 		out.Forecast = &costs
 		return e.emit(out)
 	}
-	top := listing(0, "", "")
-	top.add("file", fmt.Sprintf("%s (%s, %s)", c.File, file.Format, file.Encoding))
-	top.add("campaign", file.Campaign)
+	top := e.listing(0, "", "")
+	top.addFact("file", fmt.Sprintf("%s (%s, %s)", c.File, file.Format, file.Encoding))
+	top.addFact("campaign", file.Campaign)
 	if err := e.write(top, ""); err != nil {
 		return err
 	}
@@ -510,42 +512,42 @@ func (c *sendCmd) showDry(e *env, file *campaign.File, costs outlook, out sent) 
 	if err := costs.show(e); err != nil {
 		return err
 	}
-	return e.print("\n%s, all valid; nothing was sent\n", count(out.Total, "job"))
+	return e.print("\n%s, all valid; nothing was sent\n", count(e.Lang, out.Total, "job"))
 }
 
 func (c *sendCmd) showSent(e *env, out sent) error {
 	if e.JSON {
 		return e.emit(out)
 	}
-	text := fmt.Sprintf("campaign %s: %s accepted", out.Campaign, count(out.Accepted, "job"))
+	text := in(e.Lang, "campaign %s: %s accepted", out.Campaign, count(e.Lang, out.Accepted, "job"))
 	switch {
 	case out.Duplicates == out.Total && out.Total == 1:
-		text = fmt.Sprintf("campaign %s: its job was sent before and does not run again (if it shall, give another --campaign)", out.Campaign)
+		text = in(e.Lang, "campaign %s: its job was sent before and does not run again (if it shall, give another --campaign)", out.Campaign)
 	case out.Duplicates == out.Total:
-		text = fmt.Sprintf("campaign %s: all %s were sent before and do not run again (if they shall, give another --campaign)",
-			out.Campaign, count(out.Total, "job"))
+		text = in(e.Lang, "campaign %s: all %s were sent before and do not run again (if they shall, give another --campaign)",
+			out.Campaign, count(e.Lang, out.Total, "job"))
 	case out.Duplicates == 1:
-		text += ", 1 duplicate that does not run again"
+		text += in(e.Lang, ", 1 duplicate that does not run again")
 	case out.Duplicates > 0:
-		text += fmt.Sprintf(", %d duplicates that do not run again", out.Duplicates)
+		text += in(e.Lang, ", %d duplicates that do not run again", out.Duplicates)
 	}
 	return e.print("%s\n", printable(text))
 }
 
 // notSent says how far a send got, and what is safe to do now unless it is certain that nothing was accepted.
-func notSent(ctx context.Context, err error, accepted, total int, advice string) error {
+func (e *env) notSent(ctx context.Context, err error, accepted, total int, advice string) error {
 	code := codeOf(err)
 	certain := errors.Is(err, queue.ErrNoQueue) || errors.Is(err, queue.ErrLogFull)
 	if p, ok := errors.AsType[*queue.PublishError](err); ok {
 		err = p.Err
 	}
 	if ctx.Err() != nil {
-		err, code = errors.New("interrupted"), exitError
+		err, code = errors.New(in(e.Lang, "interrupted")), exitError
 	}
 	if accepted == 0 && certain {
-		advice = "nothing was sent"
+		advice = in(e.Lang, "nothing was sent")
 	}
-	return &exit{code, fmt.Errorf("%w: %d of %s accepted; %s", err, accepted, count(total, "job"), advice)}
+	return e.failure(code, "%w: %d of %s accepted; %s", err, accepted, count(e.Lang, total, "job"), advice)
 }
 
 // flagErrors puts what is wrong with a job in terms of the flags that it was made from.

@@ -248,7 +248,7 @@ func TestWhatActedAndDidNotMoveIsTold(t *testing.T) {
 
 	enqueueWith(t, t.Context(), "app,record,action\n6,1,承認\n", "send", "--file", "-", "--campaign", "c").want(t, exitDone, nil, nil)
 	p.work(t, 6, 1, acted("acted_unverified"))
-	enqueue(t, "watch", "c", "--timeout", "20s", "--lang", "ja").want(t, exitDone, []string{"  1  applied\n", "1  acted_unverified  アクションは実行されましたが", "→ kintoneでレコードを確認"}, []string{"!dead ls"})
+	enqueue(t, "watch", "c", "--timeout", "20s", "--lang", "ja").want(t, exitDone, []string{"  1  applied  実行済み\n", "1  acted_unverified  アクションは実行されましたが", "→ kintoneでレコードを確認"}, []string{"!dead ls"})
 	end := enqueue(t, "watch", "c", "--timeout", "20s", "--json").lines(t)[0]
 	if end["outcomes"].(map[string]any)["applied"] != 1.0 || end["reasons"].(map[string]any)["acted_unverified"] != 1.0 {
 		t.Errorf("the end is %v", end)
@@ -295,8 +295,13 @@ func TestSpan(t *testing.T) {
 		365*24*time.Hour + 1:     "more than a year",
 		time.Duration(1<<63 - 1): "more than a year",
 	} {
-		if got := span(d); got != want {
+		if got := span("en", d); got != want {
 			t.Errorf("span(%d) = %q, want %q", d, got, want)
+		}
+	}
+	for d, want := range map[time.Duration]string{90 * time.Minute: "1時間30分0秒", 1400 * time.Millisecond: "1.4秒", 300 * time.Millisecond: "300ミリ秒"} {
+		if got := duration("ja", d); got != want {
+			t.Errorf("duration(%d) = %q in Japanese, want %q", d, got, want)
 		}
 	}
 }
@@ -342,17 +347,51 @@ func TestWaitSaysThatTheLastJobsAreParked(t *testing.T) {
 	enqueue(t, args...).want(t, exitTimeout, nil, []string{"!parked"})
 }
 
+func TestSendAndWatchInJapanese(t *testing.T) {
+	p := newPlace(t, queue.Layout{})
+	ja := func(args ...string) output { return enqueue(t, append(args, "--lang", "ja")...) }
+	path := p.file(t, "a.csv", "app,record,action\n5,1,承認\n5,2,承認\n")
+	ja("send", "--file", path, "--campaign", "c").want(t, exitDone,
+		[]string{"キャンペーン c: ジョブ2件を受け付けました\n"}, []string{"進み具合の確認: enqueue watch c\n"})
+	ja("send", "--file", path, "--campaign", "c").want(t, exitDone,
+		[]string{"キャンペーン c: ジョブ2件はすべて送信済みなので"}, []string{"キャンペーン c は", "に送信済みです（ジョブ2件中2件）。"})
+	ja("watch", "c", "--timeout", "1s").want(t, exitTimeout, []string{"キャンペーン c: ジョブ2件中0件が終了\n"},
+		[]string{"キャンペーン c、ジョブ2件、送信 ", "待機中: このサイトを処理するワーカーが動いていません", "enqueue: 1秒たっても終わらないジョブがあります。処理は続いています\n"})
+	ja("lanes").want(t, exitNoQueue, nil, []string{"enqueue: lanes of main: no worker answers\n  → 応答するワーカーがありません。"})
+	ja("job", "none").want(t, exitError, nil, []string{"ジョブ none はサイト main にありません"})
+	ja("watch", "none").want(t, exitError, nil, []string{"キャンペーン none はありません"})
+	p.work(t, 5, 2, func(j queue.Job) queue.Result {
+		if j.Record == 1 {
+			return queue.Result{Outcome: queue.Dead, Reason: "not_assignee"}
+		}
+		return queue.Result{Outcome: queue.Applied, Revision: 3}
+	})
+	ja("watch", "c", "--timeout", "20s").want(t, exitDead, []string{"キャンペーン c: ジョブ2件中2件が終了\n", "  1  applied  実行済み\n  1  dead     エラー\n", "レコードの作業者が別の人です"},
+		[]string{"終了: ジョブ2件中2件（実行済み1件、エラー1件）\n"})
+	o := ja("send", "--app", "5", "--record", "9", "--action", "承認", "--job", "x", "--json")
+	if line := o.lines(t)[0]; line["type"] != "send" || line["job"] != "x" || line["accepted"] != 1.0 {
+		t.Errorf("with --json the language changes %v", line)
+	}
+	ja("send", "--app", "5", "--record", "9", "--action", "承認", "--job", "y", "--dry-run").want(t, exitDone,
+		[]string{"\nジョブ y（アプリ5、レコード9、アクション「承認」）: 問題ありません。何も送信していません\n"}, nil)
+
+	// A full log, and the language of the environment.
+	t.Setenv("LC_ALL", "ja_JP.UTF-8")
+	enqueue(t, "results", "c").want(t, exitDone, []string{"ジョブ", "アプリ  レコード  結果", "終了日時"}, nil)
+	enqueue(t, "results", "c", "--lang", "en").want(t, exitDone, []string{"JOB", "APP  RECORD  OUTCOME", "ENDED"}, nil)
+}
+
 func TestParkedNamesTheLanes(t *testing.T) {
 	a := lanesAnswer{Lanes: []lane{{App: 5, Parked: 50}, {App: 6}, {App: 7, Name: "Orders", Parked: 1}}}
 	for want, apps := range map[string][]int64{
 		"parked: 50 jobs of app 5, 1 job of app 7 (Orders); such jobs": nil,
 		"parked: 1 job of app 7 (Orders); such jobs":                   {6, 7},
 	} {
-		if got := a.parked(apps); !strings.HasPrefix(got, want) {
+		if got := a.parked(apps, "en"); !strings.HasPrefix(got, want) {
 			t.Errorf("parked(%v) = %q, want %q …", apps, got, want)
 		}
 	}
-	if got := a.parked([]int64{6}); got != "" {
+	if got := a.parked([]int64{6}, "en"); got != "" {
 		t.Errorf("parked([6]) = %q, want nothing", got)
 	}
 }
@@ -411,9 +450,9 @@ func TestHolds(t *testing.T) {
 		{"lanes on their way", lanesAnswer{Lanes: []lane{{App: 9, State: "starting"}, {App: 10, State: "stopping"}}}, nil, nil},
 		{"unserved", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved", Why: "app_not_found"}}}, nil, []string{"app 9 is unserved: the app does not exist"}},
 		{"somebody else's lane", lanesAnswer{Lanes: []lane{{App: 9, State: "unserved"}}}, []int64{5}, nil},
-		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"app 9 waits: the app has used up its requests of today [10 of 10]"}},
+		{"budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, RequestsToday: 10}}}, nil, []string{"app 9 waits: the app has used up its requests of today [10 of 10 requests]"}},
 		{"the reserve of a budget", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Budget: 10, Reserve: 1, RequestsToday: 9, WhenSpent: "halt"}}}, nil,
-			[]string{"[9 of 10] → wait: it goes on at 09:00 Japan time"}},
+			[]string{"[9 of 10 requests, 1 kept in reserve] → wait: it goes on at 09:00 Japan time"}},
 		{"a budget that is spent while it is spread", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Why: "budget_paced", Budget: 10, RequestsToday: 10}}}, nil,
 			[]string{"app 9 waits: the app has used up"}},
 		{"a budget that is spread, and the time has come", lanesAnswer{Lanes: []lane{{App: 9, State: "running", Why: "budget_paced", Until: utc(time.Now().Add(-time.Minute))}}}, nil,

@@ -116,7 +116,7 @@ func (c *settingsGetCmd) Run(ctx context.Context, e *env) error {
 		}
 	}
 	if s == nil {
-		return errors.New("the worker's answer holds no settings")
+		return e.failure(exitError, "the worker's answer holds no settings")
 	}
 	s.App = c.App
 	if e.JSON {
@@ -440,7 +440,7 @@ func (e *env) watchChange(ctx context.Context, q *queue.Queue, app int64, name s
 		case err != nil && !errors.Is(err, queue.ErrUnreachable):
 			return err
 		case err == nil && c.ID != name:
-			return fmt.Errorf("another change has begun since; the audit tells how this one ended (%s)", name)
+			return e.failure(exitError, "another change has begun since; the audit tells how this one ended (%s)", name)
 		case err == nil && c.Stage.Ended():
 			return e.endOfChange(c, app)
 		case err == nil && c.Stage != told:
@@ -529,11 +529,11 @@ func (c *settingsStatusCmd) Run(ctx context.Context, e *env) error {
 		return e.emit(changeLine{of("settings-change"), id(c.App), change.ID, change.Stage, change.Why, change.Text, change.Left, change.By,
 			change.Reason, utc(change.At), utc(change.Since), utc(change.EmptyBy), change.Owner})
 	}
-	g := listing(0, "", "")
+	g := e.listing(0, "", "")
 	g.addFact("change", change.ID)
-	g.addFact("asked for", ago(change.At)+"  "+queue.Signed(change.By, change.Reason))
+	g.addFact("asked for", ago(e.Lang, change.At)+"  "+queue.Signed(change.By, change.Reason))
 	g.addFact("stage", string(change.Stage)+", "+t.stages[change.Stage])
-	g.addFact("since", ago(change.Since))
+	g.addFact("since", ago(e.Lang, change.Since))
 	if change.Stage == queue.ChangeWaiting {
 		g.addFact("until", local(change.EmptyBy))
 	}

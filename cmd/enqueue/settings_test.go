@@ -244,7 +244,9 @@ func TestMistakesInSettingsAreShownWhereTheyStand(t *testing.T) {
 	m.diff = `"problems":[{"path":["actions","1","to"],"text":"there will be no status \"済\""}]`
 	good := p.file(t, "s.yaml", "app: 5\nactions:\n- {name: a, from: b, to: c}\n- name: d\n  from: e\n  to: 済\n")
 	enqueue(t, "settings", "apply", "--yes", "--file", good).want(t, exitUsage, nil, []string{"[6:7] actions.1.to: there will be no status", "  to: 済"})
-	if len(m.asked) != 1 {
+	renames := p.file(t, "s.yaml", "app: 5\nstates: {済: {name: 終了}}\nactions:\n- {name: a, from: b, to: c}\n- name: d\n  from: e\n  to: 済\n")
+	enqueue(t, "settings", "diff", "--file", renames).want(t, exitUsage, nil, []string{`[7:7] actions.1.to: there will be no status "済", as it is renamed to "終了": name it so in actions too`})
+	if len(m.asked) != 2 {
 		t.Errorf("it was applied nevertheless: %+v", m.asked)
 	}
 }

@@ -101,9 +101,31 @@ func parseSettings(name string, text []byte) (settingsFile, error) {
 func (f settingsFile) refused(a settingsAnswer) error {
 	var wrong []mistake
 	for _, p := range a.Problems {
-		wrong = append(wrong, f.mistake(p.Path, p.Text))
+		wrong = append(wrong, f.mistake(p.Path, p.Text+f.renamed(p.Path)))
 	}
 	return f.complain(wrong)
+}
+
+// renamed says of a path to the status of an action that the file itself gives that status another name, "" if it does
+// not.
+func (f settingsFile) renamed(path []string) string {
+	if len(path) != 3 || path[0] != "actions" {
+		return ""
+	}
+	n, err := strconv.Atoi(path[1])
+	if err != nil || n < 0 || n >= len(f.settings.Actions) {
+		return ""
+	}
+	status := map[string]string{"from": f.settings.Actions[n].From, "to": f.settings.Actions[n].To}[path[2]]
+	for _, state := range f.settings.States {
+		if state.Name == status { // another one gets the name
+			return ""
+		}
+	}
+	if state, listed := f.settings.States[status]; listed && state.Name != "" {
+		return fmt.Sprintf(", as it is renamed to %q: name it so in actions too", state.Name)
+	}
+	return ""
 }
 
 // renamedBefore says which of the file's renames have happened already: a status is listed by a name that is gone, and
@@ -154,7 +176,7 @@ func (f settingsFile) complain(wrong []mistake) error {
 		}
 		return cmp.Or(cmp.Compare(a.at.Position.Line, b.at.Position.Line), cmp.Compare(a.at.Position.Column, b.at.Position.Column))
 	})
-	out := &fileMistakes{head: fmt.Sprintf("%s: %s, nothing was changed", f.name, count(len(wrong), "problem"))}
+	out := &fileMistakes{head: fmt.Sprintf("%s: %s, nothing was changed", f.name, count("en", len(wrong), "problem"))}
 	for _, m := range wrong {
 		text := m.text
 		if m.at != nil {

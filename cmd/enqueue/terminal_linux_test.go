@@ -66,11 +66,19 @@ func TestDeadRetryAsksAtATerminal(t *testing.T) {
 	}
 
 	person, program := terminal(t)
-	if _, err := io.WriteString(person, "y\n"); err != nil {
+	if _, err := io.WriteString(person, "いいえ\n"); err != nil {
 		t.Fatal(err)
 	}
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"dead", "discard", "--all"}, program, &out, &errs)
+	code := run(t.Context(), []string{"dead", "discard", "--all", "--lang", "ja"}, program, &out, &errs)
+	if code != exitError || !strings.Contains(errs.String(), "結果不明のもの1件: 破棄すると") || !strings.Contains(errs.String(), "デッドレター3件を破棄しますか？ [y/N] ") {
+		t.Errorf("in Japanese: exit code %d, asked %q", code, errs.String())
+	}
+	if _, err := io.WriteString(person, "y\n"); err != nil {
+		t.Fatal(err)
+	}
+	errs.Reset()
+	code = run(t.Context(), []string{"dead", "discard", "--all"}, program, &out, &errs)
 	if code != exitDone || p.deadJobs(t) != "" || !strings.Contains(errs.String(), "1 with an unknown outcome") {
 		t.Errorf("exit code %d, dead letters %s, asked %q", code, p.deadJobs(t), errs.String())
 	}

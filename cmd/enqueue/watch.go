@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,11 +41,11 @@ func (c *watchCmd) Run(ctx context.Context, e *env) error {
 	record, err := q.Campaign(ctx, string(c.Campaign))
 	switch {
 	case errors.Is(err, queue.ErrGone):
-		return noCampaign(c.Campaign)
+		return e.noCampaign(c.Campaign)
 	case err != nil:
 		return err
 	}
-	e.say("campaign %s, %s, sent on %s by %s", record.Name, count(record.Total, "job"), local(record.Started), orDash(record.By))
+	e.say("campaign %s, %s, sent on %s by %s", record.Name, count(e.Lang, record.Total, "job"), local(record.Started), orDash(record.By))
 	if record.MaxDead != nil {
 		e.say("once more than %d are dead, the rest is cancelled", *record.MaxDead)
 	}
@@ -64,8 +63,8 @@ func (c *watchCmd) Run(ctx context.Context, e *env) error {
 	})
 }
 
-func noCampaign(name givenID) error {
-	return fmt.Errorf("there is no campaign %s: nothing was ever published under this name, or its record is gone", name)
+func (e *env) noCampaign(name givenID) error {
+	return e.failure(exitError, "there is no campaign %s: nothing was ever published under this name, or its record is gone", name)
 }
 
 // following is what is followed.
@@ -154,7 +153,7 @@ func (e *env) follow(ctx context.Context, q *queue.Queue, f following) error {
 				told = why
 			}
 			if parked = ""; len(why) == 0 {
-				parked = n.lanes.parked(f.apps)
+				parked = n.lanes.parked(f.apps, e.Lang)
 			}
 		case err := <-broken:
 			if ctx.Err() != nil {
@@ -197,7 +196,7 @@ func (e *env) leave(p *progress, f following) error {
 	if f.campaign != "" {
 		again = "enqueue watch " + f.campaign
 	}
-	return &exit{exitError, fmt.Errorf("stopped waiting, %d of %s ended; the jobs go on (%s)", f.tally.Ended(), count(f.tally.Total(), "job"), again)}
+	return e.failure(exitError, "stopped waiting, %d of %s ended; the jobs go on (%s)", f.tally.Ended(), count(e.Lang, f.tally.Total(), "job"), again)
 }
 
 // timedOut ends a wait that was long enough. What holds the jobs up has been said when it began.
@@ -206,9 +205,9 @@ func (e *env) timedOut(ctx context.Context, q *queue.Queue, f following, held bo
 		return err
 	}
 	if held {
-		return &exit{exitHeld, fmt.Errorf("not all had ended after %v; the jobs go on when nothing holds them up any more", f.timeout)}
+		return e.failure(exitHeld, "not all had ended after %s; the jobs go on when nothing holds them up any more", duration(e.Lang, f.timeout))
 	}
-	return &exit{exitTimeout, fmt.Errorf("not all had ended after %v; the jobs go on", f.timeout)}
+	return e.failure(exitTimeout, "not all had ended after %s; the jobs go on", duration(e.Lang, f.timeout))
 }
 
 // ending is the summary for scripts.
@@ -238,22 +237,22 @@ func (e *env) summarise(ctx context.Context, q *queue.Queue, f following, done b
 	if f.screen != nil {
 		return e.showScreen(ctx, q, f, done)
 	}
-	name := "job " + f.job
+	name := in(e.Lang, "job %s", f.job)
 	if f.campaign != "" {
-		name = "campaign " + f.campaign
+		name = in(e.Lang, "campaign %s", f.campaign)
 	}
-	if err := e.print("%s: %d of %s ended\n", printable(name), t.Ended(), count(t.Total(), "job")); err != nil {
+	if err := e.print("%s: %d of %s ended\n", printable(name), t.Ended(), count(e.Lang, t.Total(), "job")); err != nil {
 		return err
 	}
 	if matched > 0 {
-		if err := e.print("  %d of %s ended, each a job of its own\n", ended, count(matched, "matched record")); err != nil {
+		if err := e.print("  %d of %s ended, each a job of its own\n", ended, count(e.Lang, matched, "matched record")); err != nil {
 			return err
 		}
 	}
-	g := listing(0, ">", "")
+	g := e.listing(0, ">", "", "")
 	for _, o := range outcomes {
 		if n := t.Count(o); n > 0 {
-			g.add(n, o)
+			g.add(n, o, gloss(e.Lang, string(o)))
 		}
 	}
 	if len(t.Outcomes()) > 0 {
@@ -323,7 +322,7 @@ func askLanes(ctx context.Context, q *queue.Queue, site string, news chan<- lane
 // way. An answer that failed is taken for that of no worker.
 func (n laneNews) why(apps []int64, lang string) (held []hold, lines []string) {
 	if n.err != nil {
-		return nil, []string{"no worker serves this site: the jobs wait until one runs"}
+		return nil, []string{in(lang, "no worker serves this site: the jobs wait until one runs")}
 	}
 	held = n.lanes.holds(apps, lang)
 	for _, h := range held {
