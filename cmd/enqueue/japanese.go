@@ -293,9 +293,9 @@ var inJapanese = map[string]string{ //nolint:gosec // sentences about credential
 	"\nresolved %s as %s\n":                                                "\n%sを%sとして確定しました\n",
 	"\nit is not sent again before %s: look at its records in kintone now": "\n%sまで送り直しません。今のうちにkintoneでレコードを確認してください",
 	"busy, try again: %s; nothing was done":                                "処理中です（%s）。何も実行していません。もう一度試してください",
-	"%s; nothing was done":                                                 "%s。何も実行していません",
-	"%s; nothing was done. It can be resolved once the lane runs":          "%s。何も実行していません。アプリの処理が動き出せば確定できます",
-	"%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command with --held %s": "%s。何も実行していません。%sまで送り直しません。今のうちにkintoneでレコードを確認し、--held %s を付けてこのコマンドをもう一度実行してください",
+	"%s; nothing was done":                                                 "確定できません（%s）。何も実行していません",
+	"%s; nothing was done. It can be resolved once the lane runs":          "確定できません（%s）。何も実行していません。アプリの処理が動き出せば確定できます",
+	"%s; nothing was done. It is not sent again before %s: look at its records in kintone now, then repeat this command with --held %s": "確認のあとに送信された可能性があります（%s）。何も実行していません。%sまで送り直しません。今のうちにkintoneでレコードを確認し、--held %s を付けてこのコマンドをもう一度実行してください",
 
 	// Settings.
 	"change":    "変更",

@@ -618,6 +618,8 @@ func toSetUp(f queue.Finding) string {
 	switch {
 	case f.Missing:
 		return "worker setup --apply creates what is missing"
+	case f.TooFew:
+		return "leave --replicas out, or run NATS as a cluster of as many servers"
 	case f.Unlike:
 		return "worker setup --apply with the same --replicas and --log-bytes changes replicas and size"
 	}

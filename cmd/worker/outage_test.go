@@ -84,7 +84,7 @@ func TestReplicasAndSizeThatDifferAreTold(t *testing.T) {
 	setup("--replicas", "9").want(t, exitUsage, "--replicas: 1 to 5")
 	setup("--log-bytes", "1").want(t, exitUsage, "--log-bytes: at least 65536")
 	setup("--apply").want(t, exitDone, "!BAD", "replicas: 1")
-	setup("--replicas", "3").want(t, exitError, "BAD  STATUSQ_JOBS", "BAD  statusq_leases", "replicas: 1, and not 3", "single server", "--apply")
+	setup("--replicas", "3").want(t, exitError, "BAD  STATUSQ_JOBS", "BAD  statusq_leases", "replicas: 1, and not 3", "single server", "leave --replicas out", "!--apply")
 	setup("--apply", "--replicas", "3").want(t, exitError, "3 are wanted", "single server", "!ok ")
 
 	bytes := []string{"--log-bytes", "1048576"}

@@ -32,6 +32,7 @@ type Finding struct {
 	OK      bool
 	Missing bool
 	Unlike  bool // it keeps the promises, and differs from what the layout chooses: [Queue.Adjust] changes it
+	TooFew  bool // it is Unlike, and Adjust cannot change it: there are fewer servers than copies to be kept
 	Detail  string
 }
 
@@ -80,7 +81,7 @@ func (q *Queue) setupOnce(ctx context.Context, layout Layout) error {
 		err := ensure(func() error { return q.compare(ctx, want) }, func() error {
 			_, err := q.js.CreateStream(ctx, want)
 			failpoint.Hit("setup.stream")
-			return tooFew(err, want.Replicas)
+			return wanting(err, want.Replicas)
 		})
 		if errors.Is(err, ErrReplicas) { // so has everything else
 			return err
@@ -93,7 +94,7 @@ func (q *Queue) setupOnce(ctx context.Context, layout Layout) error {
 		err := ensure(func() error { return q.compare(ctx, asStream(want)) }, func() error {
 			_, err := q.js.CreateKeyValue(ctx, want)
 			failpoint.Hit("setup.bucket")
-			return tooFew(err, want.Replicas)
+			return wanting(err, want.Replicas)
 		})
 		if err != nil {
 			problems = append(problems, fmt.Errorf("bucket %s: %w", want.Bucket, q.setupError(err)))
@@ -149,7 +150,7 @@ func (q *Queue) adjustOnce(ctx context.Context, layout Layout) error {
 	}
 	for _, cfg := range changed {
 		if _, err := q.js.UpdateStream(ctx, cfg); err != nil {
-			return fmt.Errorf("stream %s: %w", cfg.Name, q.setupError(tooFew(err, cfg.Replicas)))
+			return fmt.Errorf("stream %s: %w", cfg.Name, q.setupError(wanting(err, cfg.Replicas)))
 		}
 	}
 	return nil
@@ -178,6 +179,7 @@ func (q *Queue) Inspect(ctx context.Context, layout Layout) ([]Finding, error) {
 		f := Finding{Name: name, OK: true, Detail: describe(info)}
 		if unlike := unlike(chosen[i], info); len(unlike) > 0 {
 			f.OK, f.Unlike, f.Detail = false, true, strings.Join(unlike, "; ")
+			f.TooFew = chosen[i].Replicas > 1 && !clustered(info)
 		}
 		if other := unusual(want, info.Config); len(other) > 0 {
 			f.Detail += "; unusual: " + strings.Join(other, "; ")
@@ -249,13 +251,15 @@ func asStream(bucket jetstream.KeyValueConfig) jetstream.StreamConfig {
 	}
 }
 
-// tooFew puts a refusal for want of servers into our words.
-func tooFew(err error, replicas int) error {
+// wanting puts a refusal for want of servers or of room into our words.
+func wanting(err error, replicas int) error {
 	switch refusal(err) {
 	case codeNotClustered:
 		return singleServer(replicas)
 	case codeNoPeers:
 		return fmt.Errorf("%w: %d are wanted: %w", ErrReplicas, replicas, err)
+	case codeAccountLimit, codeNoResources, codeNoStorage:
+		return fmt.Errorf("NATS has not so much room, all of which it sets aside at once: give it more, or choose less: %w", err)
 	}
 	return err
 }

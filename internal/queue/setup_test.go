@@ -268,6 +268,9 @@ func wantFinding(t *testing.T, q *queue.Queue, layout queue.Layout, name string,
 		if f.OK != ok || !strings.Contains(f.Detail, text) {
 			t.Errorf("%s: ok %v, %q; want ok %v with %q", name, f.OK, f.Detail, ok, text)
 		}
+		if few := strings.Contains(text, "single server"); few && !f.TooFew {
+			t.Errorf("%s: nothing says that there are too few servers", name)
+		}
 		return
 	}
 	t.Errorf("nothing is found about %s", name)
