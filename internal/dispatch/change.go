@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"statusq/internal/failpoint"
 	"statusq/internal/kintone"
 	"statusq/internal/queue"
 )
@@ -27,16 +28,17 @@ import (
 //	deploying  The revision of what we put (c.Put) is known: POST deploy, again and again, expecting it, until what is in
 //	           force has it, or kintone says FAIL or CANCEL to a deploy that it had accepted from this owner.
 //	undoing    It failed. If only we had changed the preview, it is reverted; if others had too, or if a copy of the deploy
-//	           may be on its way, the old process settings are put over ours. Both expect the revision that was seen.
+//	           or of a revert may be on its way, the old process settings are put over ours. Both expect the revision that
+//	           was seen.
 //
 // What it cannot tell apart, and why that is safe: (1) Whether a preview that holds exactly what was wanted was written by
 // us or by somebody who wanted the same: it holds what was wanted. (2) Whether an answer that was lost means that nothing
 // happened or that it will happen later: every request expects a revision, and the next change moves that on. Only a
-// revert may give a revision back. So there is none while a copy of a deploy may be on its way, except where nothing else
-// brings a deleted status back; a copy of a PUT that comes after a revert, or after the change was given up, waits in the
-// preview, where it is seen before anything else is put into force. (3) Whether FAIL is about our deploy or an older one, if the answer to ours was lost: then it deploys again, and
-// kintone says FAIL again. (4) Whether SUCCESS is about a deploy at all: only what is in force counts, by its revision and
-// its content.
+// revert may give a revision back. So there is none while a copy of a deploy or of another revert may be on its way,
+// except where nothing else brings a deleted status back; a copy of a PUT that comes after a revert, or after the change
+// was given up, waits in the preview, where it is seen before anything else is put into force. (3) Whether FAIL is about
+// our deploy or an older one, if the answer to ours was lost: then it deploys again, and kintone says FAIL again.
+// (4) Whether SUCCESS is about a deploy at all: only what is in force counts, by its revision and its content.
 //
 // Every stage has a deadline, after which the change fails, says what it left, and the lane goes on.
 
@@ -50,6 +52,7 @@ const (
 	undoTime      = 10 * time.Minute
 	refreshTime   = 5 * time.Minute // for reading the new settings before the lane goes on
 	slowestPoll   = 15 * time.Second
+	mostOdd       = 3         // refusals with a code that nobody has written down count as one that would not change
 	mostOfAChange = 256 << 10 // bytes of the settings that are wanted
 )
 
@@ -64,8 +67,9 @@ type changing struct {
 
 	put     int64          // the revision that kintone gave to what was put
 	posted  bool           // kintone has accepted a deploy of ours
-	doubt   bool           // a copy of a deploy may be on its way
+	doubt   bool           // a copy of a deploy or of a revert may be on its way
 	refused *kintone.Error // it refused the last request, and nothing was looked at since
+	odd     int            // refusals in a row with codes that nobody has written down: a deploy may have run
 	seen    changeSighting // by the last look
 
 	end    move      // how it ends, while the settings are read again
@@ -80,7 +84,7 @@ type changeSighting struct {
 
 // changeAnswer is what a request of a change brings back.
 type changeAnswer struct {
-	did      string // look, put, deploy, undo, refresh
+	did      string // look, put, deploy, revert, put back, refresh
 	seen     changeSighting
 	revision int64 // of a put
 	process  *kintone.Process
@@ -120,7 +124,7 @@ type scene struct {
 	idle    bool // the preview held what is wanted before: there is nothing to put, nor to put back
 	stale   bool // the preview is not the one that the operator has seen
 	posted  bool
-	doubt   bool // a copy of a deploy may be on its way, and the settings from before can be put back as they were
+	doubt   bool // a copy of a deploy or of a revert may be on its way, and the settings from before can be put back as they were
 	refused bool
 	late    bool // the stage's time is over
 }
@@ -287,6 +291,7 @@ func (l *lane) loadChange(ctx context.Context) error {
 	}
 	l.change = changing{record: record, c: c, doubt: c.Stage == queue.ChangeDeploying || c.Stage == queue.ChangeUndoing}
 	if l.change.on() {
+		failpoint.Hit("change.claimed")
 		l.tell(Event{Kind: EventSettings, Reason: string(c.Stage), Detail: "taken over: " + c.Text})
 	}
 	return nil
@@ -418,10 +423,12 @@ func (l *lane) changed(a *changeAnswer, err error) error {
 		l.failed(j)
 	}
 	if a.did == "refresh" {
+		failpoint.Hit("change.refreshed")
 		return l.finishChange(a, err, now)
 	}
 	if a.did != "look" {
 		// Only a look tells what became of it.
+		failpoint.Hit("change.answered")
 		g.refused = nil
 		switch {
 		case err == nil && a.did == "put" && g.c.Stage == queue.ChangePutting:
@@ -433,8 +440,10 @@ func (l *lane) changed(a *changeAnswer, err error) error {
 		case err == nil:
 			g.tries = 0
 		case refusedForGood(e):
-			g.refused = e
-		case a.did == "deploy" && e.MayHaveActed:
+			if g.odd++; judge(e).listed || g.odd == mostOdd {
+				g.refused, g.odd = e, 0
+			}
+		case (a.did == "deploy" || a.did == "revert") && e.MayHaveActed:
 			g.doubt = true
 		}
 		g.wait(now, err)
@@ -454,6 +463,7 @@ func (l *lane) changed(a *changeAnswer, err error) error {
 		return nil
 	}
 	g.seen = a.seen
+	failpoint.Hit("change.looked")
 	return l.decideChange(now)
 }
 
@@ -586,7 +596,9 @@ func (l *lane) decideChange(now time.Time) error {
 	c := g.c
 	switch m.act {
 	case actLook:
+		failpoint.Hit("change.polled")
 		g.tries++
+		g.odd = 0
 		g.due = now.Add(min(time.Second<<min(g.tries-1, 10), slowestPoll))
 		return nil
 	case actDone, actFail:
@@ -617,8 +629,9 @@ func (l *lane) decideChange(now time.Time) error {
 		if err := l.writeChange(c); err != nil {
 			return err
 		}
+		failpoint.Hit("change.stored")
 		if c.Stage != g.c.Stage {
-			g.tries = 0
+			g.tries, g.odd = 0, 0
 			l.tell(Event{Kind: EventSettings, Reason: string(c.Stage), Detail: c.Text})
 		}
 	}
@@ -644,17 +657,20 @@ func (l *lane) act(m move, now time.Time) error {
 		}
 		want.App, want.Revision = 0, g.c.Preview
 		l.askChange("put", func(ctx context.Context, app kintone.App, a *changeAnswer) (err error) {
+			failpoint.Hit("change.putting")
 			a.revision, err = l.client.UpdateProcessSettings(ctx, app, want)
 			return err
 		})
 	case actDeploy:
 		put := g.c.Put
 		l.askChange("deploy", func(ctx context.Context, app kintone.App, _ *changeAnswer) error {
+			failpoint.Hit("change.deploying")
 			return l.client.Deploy(ctx, app, put, false)
 		})
 	case actRevert:
 		revision := g.seen.preview.Revision
-		l.askChange("undo", func(ctx context.Context, app kintone.App, _ *changeAnswer) error {
+		l.askChange("revert", func(ctx context.Context, app kintone.App, _ *changeAnswer) error {
+			failpoint.Hit("change.reverting")
 			return l.client.Deploy(ctx, app, revision, true)
 		})
 	case actPutBack:
@@ -663,7 +679,8 @@ func (l *lane) act(m move, now time.Time) error {
 			return l.endChange(move{act: actFail, left: queue.LeftPreview}, now)
 		}
 		back.Revision = g.seen.preview.Revision
-		l.askChange("undo", func(ctx context.Context, app kintone.App, _ *changeAnswer) error {
+		l.askChange("put back", func(ctx context.Context, app kintone.App, _ *changeAnswer) error {
+			failpoint.Hit("change.restoring")
 			_, err := l.client.UpdateProcessSettings(ctx, app, back)
 			return err
 		})
@@ -790,6 +807,7 @@ func (l *lane) finishChange(a *changeAnswer, err error, now time.Time) error {
 	if err := l.noteChange(c, string(c.Stage)); err != nil {
 		return err
 	}
+	failpoint.Hit("change.ended")
 	*g = changing{record: g.record, c: c}
 	if l.halted() {
 		l.halt.until = now // that may have been the cure
@@ -797,19 +815,26 @@ func (l *lane) finishChange(a *changeAnswer, err error, now time.Time) error {
 	return nil
 }
 
-// noteChange stores a change that begins or ends, in the audit too.
+// noteChange stores a change that begins or ends, and before that a note of it in the audit: of one that has ended nobody
+// would write it later. If the owner dies in between, a beginning was asked for and nothing more, and an end is noted again
+// by the next owner.
 func (l *lane) noteChange(c queue.Change, what string) error {
-	if err := l.writeChange(c); err != nil {
-		return err
-	}
 	verb := "settings apply"
 	if len(c.Want) == 0 {
 		verb = "settings deploy"
 	}
-	l.tell(Event{Kind: EventSettings, Reason: cmp.Or(c.Why, string(c.Stage)), Detail: fmt.Sprintf("%s, %s, by %s", verb, what, queue.Signed(c.By, c.Reason))})
-	return l.write(fence, nil, &queue.Settlement{Audit: &queue.Audit{
+	err := l.write(fence, nil, &queue.Settlement{Audit: &queue.Audit{
 		Verb: verb + ": " + what, By: c.By, Reason: c.Reason, Request: c.ID,
 	}})
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("change.noted")
+	if err := l.writeChange(c); err != nil {
+		return err
+	}
+	l.tell(Event{Kind: EventSettings, Reason: cmp.Or(c.Why, string(c.Stage)), Detail: fmt.Sprintf("%s, %s, by %s", verb, what, queue.Signed(c.By, c.Reason))})
+	return nil
 }
 
 // writeChange stores a change. It waits while there is no room.

@@ -746,6 +746,39 @@ func TestEveryStageIsTakenOver(t *testing.T) {
 	}
 }
 
+// Of a change that has ended there is a note in the audit, whenever its owner died: nobody writes one later.
+func TestTheEndOfAChangeIsInTheAuditFirst(t *testing.T) {
+	inSettingsWorld(t, 10, func(w *world) {
+		notes := func() (n int) {
+			for a, err := range w.queue.Audits(w.t.Context(), "main", testApp) {
+				if err == nil && a.Request == "c1" && a.Verb == "settings apply: done" {
+					n++
+				}
+			}
+			return n
+		}
+		w.sim.SetDeploy(2*time.Second, simulator.Success)
+		wk := w.start("one")
+		w.settleIn()
+		w.begin(wish("c1", withReject))
+		wk.line.misdirect("statusq.audit.", "statusq.audix.")
+		time.Sleep(time.Minute)
+		if actionsOf(w.settings().Live) != "Start Approve Reject" {
+			w.t.Fatal("the change is not in force")
+		}
+		if c, err := w.queue.Change(w.t.Context(), "main", testApp); err != nil || c.Stage.Ended() || notes() != 0 {
+			w.t.Errorf("the change is %q with %d notes of its end (%v)", c.Stage, notes(), err)
+		}
+		w.crash(wk)
+		w.start("two")
+		w.mustEnd(w.ended("c1", time.Minute), queue.ChangeDone, "", queue.LeftInForce)
+		if n := notes(); n != 1 {
+			w.t.Errorf("%d notes of its end, want 1", n)
+		}
+		w.works(1, "Start")
+	})
+}
+
 // When requests are out for good, the change is given up and nothing has changed; when kintone never ends a deploy, or
 // cannot be reached, that is said. The lane goes on in each case.
 func TestNothingIsHeldForEver(t *testing.T) {

@@ -60,6 +60,20 @@ var Names = []string{
 	"retried.adopted", // a job that an operator sent again is in memory
 	"lane.stopping",   // the lane has heard that it is to stop
 
+	// A change of an app's process settings.
+	"change.claimed",   // one that another owner had begun was taken over
+	"change.noted",     // it is about to begin, or has ended, and so far only the audit says so
+	"change.looked",    // the preview and what is in force were read, nothing is decided
+	"change.stored",    // a stage is stored, and its first request has not left
+	"change.putting",   // the preview is about to be changed
+	"change.deploying", // the preview is about to be deployed
+	"change.answered",  // kintone took or refused one of these, or of the next two, and nobody has looked
+	"change.reverting", // it failed, and the preview is about to be reverted
+	"change.restoring", // or the settings from before to be put back
+	"change.polled",    // kintone still deploys
+	"change.refreshed", // it has ended, the settings were read again, and nothing of that is stored
+	"change.ended",     // it has ended, and the lane has not gone on
+
 	// Any write to the ledger.
 	"ledger.sending",  // before an attempt leaves
 	"ledger.answered", // it is stored, and only the connection knows
