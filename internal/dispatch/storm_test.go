@@ -81,13 +81,15 @@ type storm struct {
 	two      bool // workers at once
 	operator bool
 	deleting bool
+	reforms  *reforms // changes of the settings that an operator asks for; nil = none
+	campaign *venture // what some of the jobs belong to; nil = no campaign
 
 	jobs   []queue.Job
 	crew   []*worker // alive
 	hired  int
 	public sync.WaitGroup // people, robots, admin, operators
 
-	notes  sync.Mutex              // guards the rest, and h.edits, h.gone, h.asked
+	notes  sync.Mutex              // guards the rest, and h.edits, h.gone, h.asked, reforms
 	faults map[int]simulator.Fault // by request
 }
 
@@ -116,6 +118,9 @@ func newStorm(t *testing.T, seed uint64, sum *tally) *storm {
 		Inflight: 1 + r.IntN(4), Single: chance(r, 15), Shared: chance(r, 15),
 	}
 	s.draw(r)
+	if c := s.rng(11); chance(c, 20) {
+		s.campaign = s.join(c)
+	}
 
 	app := simulator.App{
 		ID: testApp, Name: "Orders", Records: s.records, Tokens: []simulator.Token{simulator.ViewToken(testToken)},
@@ -127,7 +132,15 @@ func newStorm(t *testing.T, seed uint64, sum *tally) *storm {
 	if chance(s.rng(9), 75) {
 		app.HiddenFields = []string{"Kind"} // so that nobody can ask which records satisfy the condition
 	}
+	if c := s.rng(10); chance(c, 25) {
+		// A list of actions is not taken where it names a field that the worker cannot see.
+		app.Tokens, app.HiddenFields = []simulator.Token{simulator.FullToken(testToken)}, nil
+		s.reforms = &reforms{s: s, rng: c, air: make(map[*worker]int), doom: make(chan struct{}, 1)}
+	}
 	s.world = newWorld(t, app)
+	if s.reforms != nil {
+		s.reforms.watch()
+	}
 	s.apps[testApp] = cfg
 	s.discover = time.Minute
 	s.h = history{
@@ -232,7 +245,11 @@ func (s *storm) draw(r *rand.Rand) {
 func (s *storm) process() simulator.Process {
 	p := simulator.Process{Enabled: true, States: s.flow.states, Actions: slices.Clone(s.flow.actions)}
 	seen := make(map[string]bool)
-	for _, j := range s.jobs {
+	jobs := s.jobs
+	if s.campaign != nil {
+		jobs = slices.Concat(jobs, s.campaign.held)
+	}
+	for _, j := range jobs {
 		verb := j.Action[:strings.LastIndexByte(j.Action, ' ')]
 		if seen[j.Action] {
 			continue
@@ -262,6 +279,9 @@ func (s *storm) run() {
 		s.hire()
 	}
 	s.people()
+	if s.campaign != nil {
+		s.found()
+	}
 	s.conduct(s.rng(4))
 	time.Sleep(time.Until(s.calm))
 	stormy := s.sim.Requests().Total
@@ -279,12 +299,15 @@ func (s *storm) run() {
 // fault is what befalls requests.
 func (s *storm) fault(r *rand.Rand) func(simulator.Request) simulator.Fault {
 	return func(q simulator.Request) simulator.Fault {
-		put := q.Method == "PUT"
-		if put {
+		put, rate := q.Method == "PUT", s.rate
+		if s.reforms != nil {
+			put, rate = s.reforms.arrives(q)
+		}
+		if put && !isSettings(q) {
 			s.note(q)
 		}
 		now := time.Now()
-		if now.After(s.calm) || !chance(r, s.rate) && (now.Before(s.dark) || now.After(s.dawn)) {
+		if now.After(s.calm) || !chance(r, rate) && (now.Before(s.dark) || now.After(s.dawn)) {
 			return simulator.Fault{}
 		}
 		s.sum.struck++
@@ -312,6 +335,10 @@ func (s *storm) fault(r *rand.Rand) func(simulator.Request) simulator.Fault {
 			if f.Applied && chance(r, 40) {
 				f.Delay = s.delay(r)
 			}
+		}
+		if isSettings(q) {
+			s.reforms.struck(f)
+			return f
 		}
 		s.notes.Lock()
 		s.faults[q.N] = f
@@ -427,34 +454,48 @@ func (s *storm) people() {
 		o := s.rng(8)
 		every(o, time.Minute, 3*time.Minute, func() { s.operate(o) })
 	}
+	if s.reforms != nil {
+		s.public.Go(s.reforms.run)
+	}
 	if s.admin {
 		s.public.Go(func() { s.administer(s.rng(9)) })
 	}
 }
 
+// nobodys is a condition that no record satisfies.
+const nobodys = `Kind = "nothing"`
+
 // administer changes the process settings: to no effect, so that an action is refused, or that none is possible. At the
 // calm all is as it was.
 func (s *storm) administer(r *rand.Rand) {
 	set := func(change func(*simulator.Process)) {
-		p := s.process()
-		change(&p)
-		if err := s.sim.SetProcess(testApp, p); err != nil {
-			s.t.Errorf("change settings: %v", err)
-		}
+		s.interfere(change)
 		s.sum.count("settings changed", 1)
+	}
+	restore := func(p *simulator.Process) {
+		conds := make(map[string]string)
+		for _, a := range s.process().Actions {
+			conds[a.Name] = a.FilterCond
+		}
+		for i := range p.Actions {
+			if p.Actions[i].FilterCond == nobodys {
+				p.Actions[i].FilterCond = conds[p.Actions[i].Name]
+			}
+		}
+		p.Enabled = true
 	}
 	for time.Now().Before(s.calm) {
 		time.Sleep(within(r, 30*time.Second, 3*time.Minute))
 		switch r.IntN(3) {
 		case 0:
-			set(func(*simulator.Process) {})
+			set(restore)
 			continue
 		case 1:
 			verb := s.flow.actions[r.IntN(len(s.flow.actions))].Name
 			set(func(p *simulator.Process) {
 				for i := range p.Actions {
 					if strings.HasPrefix(p.Actions[i].Name, verb) {
-						p.Actions[i].FilterCond = `Kind = "nothing"`
+						p.Actions[i].FilterCond = nobodys
 					}
 				}
 			})
@@ -462,7 +503,27 @@ func (s *storm) administer(r *rand.Rand) {
 			set(func(p *simulator.Process) { p.Enabled = false })
 		}
 		time.Sleep(within(r, 10*time.Second, 2*time.Minute))
-		set(func(*simulator.Process) {})
+		set(restore)
+	}
+}
+
+// interfere is somebody who changes the settings in force, on the screen and at once. What waits in the preview is gone.
+func (s *storm) interfere(change func(*simulator.Process)) {
+	s.notes.Lock()
+	defer s.notes.Unlock()
+	if s.reforms != nil {
+		s.reforms.look()
+	}
+	now, err := s.sim.Settings(testApp)
+	if err == nil {
+		change(&now.Live)
+		err = s.sim.SetProcess(testApp, now.Live)
+	}
+	if err != nil {
+		s.t.Errorf("change settings: %v", err)
+	}
+	if s.reforms != nil {
+		s.reforms.interfered()
 	}
 }
 
@@ -550,7 +611,7 @@ func (s *storm) conduct(r *rand.Rand) {
 	}
 	for time.Until(s.calm) > time.Minute || next < len(s.jobs) {
 		batch()
-		time.Sleep(within(r, 100*time.Millisecond, []time.Duration{2 * time.Second, 40 * time.Second}[r.IntN(2)]))
+		s.pause(r, within(r, 100*time.Millisecond, []time.Duration{2 * time.Second, 40 * time.Second}[r.IntN(2)]))
 		at := r.IntN(len(s.crew))
 		wk := s.crew[at]
 		switch r.IntN(14) {
@@ -568,6 +629,26 @@ func (s *storm) conduct(r *rand.Rand) {
 			if s.freezing {
 				s.paralyse(r, batch)
 			}
+		}
+	}
+}
+
+// pause waits, and kills the owner meanwhile if it is to die of what it does.
+func (s *storm) pause(r *rand.Rand, d time.Duration) {
+	var doom chan struct{}
+	if s.reforms != nil {
+		doom = s.reforms.doom
+	}
+	select {
+	case <-time.After(d):
+	case <-doom:
+		s.mu.Lock()
+		wk := s.owner
+		s.mu.Unlock()
+		if at := slices.Index(s.crew, wk); at >= 0 {
+			s.sum.count("crash in a change", 1)
+			s.crash(wk)
+			s.replace(r, at, wk)
 		}
 	}
 }
@@ -666,6 +747,9 @@ func (s *storm) send(jobs []queue.Job) {
 			continue
 		}
 		s.h.accepted = append(s.h.accepted, accepted{jobs[i], a.Seq})
+		if s.campaign != nil {
+			s.campaign.sent[a.Seq] = time.Now()
+		}
 	}
 }
 
@@ -695,6 +779,9 @@ func (s *storm) republish(r *rand.Rand) {
 		}
 		s.crew = nil
 		s.hire()
+	}
+	if s.campaign != nil {
+		s.send(s.campaign.held)
 	}
 	s.sendAgain(r, 5)
 	other := s.h.accepted[0].job
@@ -756,9 +843,17 @@ func (s *storm) finish(stormy int, simulated time.Duration) {
 		s.t.Fatalf("read the log: %v", err)
 	}
 	s.h.left, s.h.slots, s.h.log, s.h.commits = left, slots, log[testApp], s.sim.Commits()
-	if err := s.h.check(); err != nil {
-		s.t.Errorf("%v, %d records, struck %d%%, robot %v, admin %v, freezing %v, two %v, operator %v, %+v:\n%v",
-			s.flow.name, s.records, s.rate, s.robot, s.admin, s.freezing, s.two, s.operator, s.apps[testApp], err)
+	err = s.h.check()
+	if s.campaign != nil {
+		err = errors.Join(err, s.judgeCampaign())
+	}
+	if s.reforms != nil {
+		s.reforms.finish()
+		err = errors.Join(err, errors.Join(s.reforms.wrong...))
+	}
+	if err != nil {
+		s.t.Errorf("%v, %d records, struck %d%%, robot %v, admin %v, freezing %v, two %v, operator %v, reforms %v, campaign %v, %+v:\n%v",
+			s.flow.name, s.records, s.rate, s.robot, s.admin, s.freezing, s.two, s.operator, s.reforms != nil, s.campaign != nil, s.apps[testApp], err)
 	}
 
 	s.sum.seeds++

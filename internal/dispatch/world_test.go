@@ -37,6 +37,10 @@ type world struct {
 	discover  time.Duration  // how often workers look for apps that have no lane; 0 = as in production
 	late      sync.WaitGroup // requests that taps hold
 
+	// Who wants to know what workers send and tell; nil = nobody. Set before the first worker starts.
+	leaving func(*worker, *http.Request) (back func()) // a request leaves, and back is called when its answer is there
+	hearing func(Event)
+
 	mu      sync.Mutex // guards the rest
 	events  []Event
 	owner   *worker // who was the last to own the site
@@ -114,8 +118,12 @@ func (w *world) start(name string) *worker {
 	if err != nil {
 		w.t.Fatalf("credentials: %v", err)
 	}
+	var transport http.RoundTripper = wk.tap
+	if w.leaving != nil {
+		transport = &witness{wk, w.leaving}
+	}
 	client, err := kintone.NewClient(kintone.Config{
-		BaseURL: "http://127.0.0.1", Credentials: credentials, Renew: w.secrets, Transport: wk.tap, Gate: wk.gate,
+		BaseURL: "http://127.0.0.1", Credentials: credentials, Renew: w.secrets, Transport: transport, Gate: wk.gate,
 	})
 	if err != nil {
 		w.t.Fatalf("client: %v", err)
@@ -158,7 +166,21 @@ func (w *world) crash(wk *worker) {
 	wk.done <- nil
 }
 
+// A witness is told of each request before a worker's tap has it, and of its end.
+type witness struct {
+	of      *worker
+	leaving func(*worker, *http.Request) func()
+}
+
+func (n *witness) RoundTrip(r *http.Request) (*http.Response, error) {
+	defer n.leaving(n.of, r)()
+	return n.of.tap.RoundTrip(r)
+}
+
 func (w *world) observe(wk *worker, e Event) {
+	if w.hearing != nil {
+		w.hearing(e)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = append(w.events, e)
