@@ -35,12 +35,14 @@ func TestKills(t *testing.T) {
 		taken []takeover
 	)
 	all.outcomes = make(map[queue.Outcome]int)
+	changes := newStory()
 	t.Run("sites", func(t *testing.T) {
 		for n := range shared + embedded {
 			name := fmt.Sprintf("s%02d", n)
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, name, rand.New(rand.NewPCG(seed, uint64(n+1))), "4s")
+				s.story = changes
 				if n < shared {
 					s.join(b, w, q)
 				} else {
@@ -59,6 +61,7 @@ func TestKills(t *testing.T) {
 				s.kintone.calmDown()
 				p := s.begin("")
 				s.owned(p)
+				s.conclude(p)
 				s.finish(p, 90*time.Second)
 				one := s.check(p)
 				s.stop(p)
@@ -78,6 +81,7 @@ func TestKills(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d kills in %v, %.0f a minute; %d jobs: %v", d.kills, took.Round(time.Second), float64(d.kills)/took.Minutes(), all.jobs, all.outcomes)
 	d.report(t)
+	changes.report(t, d.budget >= 250)
 	judge(t, taken)
 	if all.outcomes[queue.Applied] < all.jobs/2 {
 		t.Errorf("only %d of %d jobs were applied: the test shows nothing", all.outcomes[queue.Applied], all.jobs)
@@ -88,6 +92,7 @@ func TestKills(t *testing.T) {
 type card struct {
 	point  string // "" = at random
 	stolen bool   // two workers believe that they own the site, and both die
+	change bool   // at random, over a change of the settings
 }
 
 // Points that only some workers, or only enqueue, come by, or that need something to happen.
@@ -104,6 +109,7 @@ var most = map[string]int{
 	"parking.settled": 2, "log.entry": 20, "log.taken": 2, "gate.waiting": 10, "gate.passed": 10, "http.connected": 10, "http.headers": 10,
 	"http.body": 4, "http.written": 10, "http.answered": 10, "http.read": 10, "look.asking": 2, "look.read": 2, "slot.filling": 3,
 	"slot.filled": 3, "send.leaving": 4, "send.answered": 4, "settle.begun": 3, "settle.done": 3, "ends.decided": 2, "ends.stored": 2,
+	"change.noted": 2, "change.looked": 4, "change.stored": 2, "change.answered": 2, "change.polled": 2,
 }
 
 // deck deals the ways to die to all sites, so that each has its turn.
@@ -116,6 +122,7 @@ type deck struct {
 	hits   map[string]int
 	missed map[string]int
 	random int
+	change int // of them, over a change of the settings
 	stolen int
 }
 
@@ -142,9 +149,15 @@ func (d *deck) deal(s *site) (card, bool) {
 		for range 4 {
 			d.cards = append(d.cards, card{stolen: true})
 		}
+		for range 8 {
+			d.cards = append(d.cards, card{change: true})
+		}
 		d.rng.Shuffle(len(d.cards), func(i, j int) { d.cards[i], d.cards[j] = d.cards[j], d.cards[i] })
 	}
 	for i, c := range d.cards {
+		if c.point == "publish.stored" && !s.served {
+			continue // enqueue would refuse a site that it has never heard of, among others that it has
+		}
 		if s.broker != nil || !c.stolen && !slices.Contains(atRetry, c.point) && !slices.Contains(ofClient, c.point) {
 			d.cards = slices.Delete(d.cards, i, i+1)
 			return c, true
@@ -164,6 +177,9 @@ func (d *deck) took(c card, hit bool, kills int) {
 		d.stolen++
 	case name == "":
 		d.random++
+		if c.change {
+			d.change++
+		}
 	case hit:
 		d.hits[name]++
 	default:
@@ -177,7 +193,7 @@ func (d *deck) took(c card, hit bool, kills int) {
 // report says how often each point was hit; each has to have been.
 func (d *deck) report(t *testing.T) {
 	t.Helper()
-	t.Logf("%d at random, %d times two that believed to own a site, %d at points, %d points missed at first", d.random, d.stolen,
+	t.Logf("%d at random, %d of them over a change of settings, %d times two that believed to own a site, %d at points, %d points missed at first", d.random, d.change, d.stolen,
 		sum(d.hits), sum(d.missed))
 	var b strings.Builder
 	for _, name := range failpoint.Names {
@@ -216,6 +232,7 @@ func (s *site) bury(p *process) {
 	s.t.Helper()
 	p.kill()
 	p.forget()
+	s.dismiss()
 	d := death{pid: p.pid(), at: p.ended, removed: s.rng.IntN(4) > 0}
 	s.deaths = append(s.deaths, d)
 	if !d.removed {
@@ -237,6 +254,8 @@ func (s *site) cycle(c card) (card, bool, int) {
 	switch {
 	case c.stolen:
 		return s.steal(c)
+	case c.change, atChange(c.point):
+		return s.change(c)
 	case slices.Contains(atRetry, c.point):
 		return s.retry(c)
 	case c.point == "publish.stored":
@@ -264,6 +283,13 @@ func (s *site) owned(p *process) {
 	}
 }
 
+// serves waits until the owner of the site has begun with its app, or is dead.
+func (s *site) serves(p *process) {
+	s.t.Helper()
+	within(10*time.Second, func() bool { return p.says(`"msg":"lane"`) || !p.alive() })
+	s.served = s.served || p.says(`"msg":"lane"`)
+}
+
 // die lets a worker die at a point, or, if it does not come by it, after a while.
 func (s *site) die(c card) (card, bool, int) {
 	s.t.Helper()
@@ -284,7 +310,7 @@ func (s *site) die(c card) (card, bool, int) {
 	}
 	p := s.begin("STATUSQ_FAILPOINT=" + name + ":" + count)
 	s.owned(p)
-	within(10*time.Second, func() bool { return p.says(`"msg":"lane"`) || !p.alive() })
+	s.serves(p)
 	asked := slices.Contains(atStop, name)
 	if asked {
 		p.ends(time.Duration(s.rng.IntN(700)) * time.Millisecond)
@@ -311,7 +337,12 @@ func (s *site) steal(c card) (card, bool, int) {
 	}
 	s.batch()
 	s.publish(second)
+	if s.wish == nil && s.rng.IntN(2) == 0 {
+		s.serves(first)
+		s.apply(first, s.draw(""))
+	}
 	time.Sleep(time.Duration(s.rng.IntN(600)) * time.Millisecond)
+	s.kintone.depose(len(s.procs) - 2)
 	s.removeLease(first)
 	if !within(20*time.Second, func() bool { _, at := s.watch.firstClaim(s.name, second.pid()); return !at.IsZero() }) {
 		s.t.Errorf("%s: the lease was taken from its owner, and the standby does not claim the ledger\n%s", s.name, second.tail(2000))
@@ -354,7 +385,7 @@ func (s *site) retry(c card) (card, bool, int) {
 	s.bury(p)
 	next := s.begin(order)
 	s.owned(next)
-	within(5*time.Second, func() bool { return next.says(`"msg":"lane"`) || !next.alive() })
+	s.serves(next)
 	if e := s.enqueue("", again...); e.cmd.ProcessState.ExitCode() != 0 {
 		s.t.Errorf("%s: enqueue dead retry: %s", s.name, e.tail(1000))
 	}

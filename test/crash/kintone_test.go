@@ -27,9 +27,10 @@ const (
 
 // site's records: those of chains are acted on again and again, by jobs alone. Each of the others is for one job or two.
 const (
-	chains    = 40
-	freshFrom = 1000
-	absent    = 1_000_000
+	chains     = 40
+	firstTrial = 100 // of actions that changes of the settings bring
+	freshFrom  = 1000
+	absent     = 1_000_000
 )
 
 // kintone is the simulated domain of a site. Each worker reaches it under a path of its own, so that it is known who
@@ -45,21 +46,29 @@ type kintone struct {
 	calls    []*call
 	onTheWay int
 	held     map[int]chan struct{} // by worker: its status requests are on the way until the channel is closed
+
+	// Of changes of the settings.
+	hitch   hitch
+	rivals  int64        // how often somebody else has changed the preview since the last was asked for
+	kept    []string     // settings that may wait in the preview while requests are sent
+	deposed map[int]bool // workers
+	wrong   []string
 }
 
 // call is a status request that arrived.
 type call struct {
 	worker   int
 	members  string // what it asks for, as membersOf has it
+	arrived  time.Time
 	executed time.Time
 }
 
 func newKintone(t *testing.T, rng *rand.Rand) *kintone {
 	t.Helper()
-	k := &kintone{sim: simulator.New(simulator.Config{}), rng: rng}
-	k.sim.AddUser("sato", "pw")
+	k := &kintone{sim: simulator.New(simulator.Config{RevertRaises: rng.IntN(2) == 0}), rng: rng, deposed: make(map[int]bool)}
+	k.sim.AddUser(rival, "pw")
 	k.sim.AddApp(simulator.App{
-		ID: app, Name: "Orders", Records: 60_000, Tokens: []simulator.Token{simulator.ViewToken(token)}, Process: simulator.Workflow(),
+		ID: app, Name: "Orders", Records: 60_000, Tokens: []simulator.Token{simulator.FullToken(token)}, Process: simulator.Workflow(),
 		Fields: []simulator.Field{
 			{Code: "code", Type: "SINGLE_LINE_TEXT", Default: func(r int64) string { return fmt.Sprintf("C-%d", r) }},
 			{Code: "family", Type: "SINGLE_LINE_TEXT", Default: func(r int64) string { return fmt.Sprintf("F-%d", r/family) }},
@@ -86,14 +95,15 @@ func (k *kintone) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.URL.Path = "/" + path
-	if r.Method == http.MethodPut {
+	if isStatus(r) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			panic(http.ErrAbortHandler) // it never arrived whole
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		k.travel(worker)
-		c := &call{worker: worker, members: membersOf(body)}
+		k.aloft(worker)
+		c := &call{worker: worker, members: membersOf(body), arrived: time.Now()}
 		k.mu.Lock()
 		k.calls = append(k.calls, c)
 		k.mu.Unlock()
@@ -172,10 +182,13 @@ func membersOf(body []byte) string {
 	return b.String()
 }
 
-// fault is the weather: a quarter of the status requests go wrong, and some of the reads of records. Reads of an app's
+// fault is the weather: a quarter of the requests that change something go wrong, and some of the reads of records. Reads of an app's
 // settings do not: a lane makes them before it claims the ledger and tries a lost one again after 4 s, which belongs to
 // kintone's failing and not to the takeovers that are timed here.
 func (k *kintone) fault(q simulator.Request) simulator.Fault {
+	if q.Method != http.MethodGet {
+		k.settings(q)
+	}
 	k.mu.Lock()
 	meddle := k.meddle
 	fresh := slices.IndexFunc(q.Records, func(r int64) bool { return r >= freshFrom })
@@ -197,13 +210,17 @@ func (k *kintone) fault(q simulator.Request) simulator.Fault {
 // draw is called with mu held.
 func (k *kintone) draw(q simulator.Request) simulator.Fault {
 	n := k.rng.IntN(100)
+	var well simulator.Fault
+	if strings.HasPrefix(q.API, "preview/") {
+		well.Delay = time.Duration(30+k.rng.IntN(200)) * time.Millisecond // settings take their time
+	}
 	switch {
 	case k.calm:
 		return simulator.Fault{}
 	case q.API == "records.json" && n < 4:
 		return simulator.Fault{Kind: simulator.LostReply}
-	case q.Method != http.MethodPut:
-		return simulator.Fault{}
+	case q.Method == http.MethodGet:
+		return well
 	case n < 6:
 		return simulator.Fault{Kind: simulator.LostReply, Applied: true}
 	case n < 10:
@@ -221,7 +238,7 @@ func (k *kintone) draw(q simulator.Request) simulator.Fault {
 	case n < 25:
 		return simulator.Fault{Kind: simulator.ServerError, Applied: k.rng.IntN(2) == 0}
 	}
-	return simulator.Fault{}
+	return well
 }
 
 // calmDown ends the weather.

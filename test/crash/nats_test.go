@@ -84,7 +84,7 @@ func (b *broker) connect() *queue.Queue {
 	return q
 }
 
-// watch follows what is stored in the ledger's slots and who holds which lease, and what anybody wanted to store in a
+// watch follows what is stored in the ledger's slots, who holds which lease and how changes of settings fare, and what anybody wanted to store in a
 // slot.
 type watch struct {
 	conn *nats.Conn
@@ -94,6 +94,7 @@ type watch struct {
 	claims  map[string][]holder        // by site: the first write to a slot under each epoch
 	leases  map[string][]holder        // by site
 	request map[string]map[string]bool // by site: each part of a request that anybody wanted to store
+	turns   map[string][]turn          // by site: changes of settings
 	wrong   []string
 }
 
@@ -112,7 +113,7 @@ func (b *broker) watch() *watch {
 		b.t.Fatal(err)
 	}
 	b.t.Cleanup(conn.Close)
-	w := &watch{conn: conn, stored: map[string]uint64{}, claims: map[string][]holder{}, leases: map[string][]holder{}, request: map[string]map[string]bool{}}
+	w := &watch{conn: conn, stored: map[string]uint64{}, claims: map[string][]holder{}, leases: map[string][]holder{}, request: map[string]map[string]bool{}, turns: map[string][]turn{}}
 	js, err := jetstream.New(conn)
 	if err != nil {
 		b.t.Fatal(err)
@@ -139,6 +140,7 @@ func (b *broker) watch() *watch {
 	}
 	follow("STATUSQ_LEDGER", "statusq.slot.>", w.slot)
 	follow("KV_statusq_leases", "$KV.statusq_leases.>", w.lease)
+	follow("KV_statusq_control", "$KV.statusq_control.>", w.change)
 	wanted, err := conn.Subscribe("statusq.slot.>", func(m *nats.Msg) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -154,7 +156,7 @@ func (b *broker) watch() *watch {
 	return w
 }
 
-// slot takes what was stored. It and the next two are called with mu held.
+// slot takes what was stored. It and the next ones are called with mu held.
 func (w *watch) slot(subject string, data []byte, at time.Time) {
 	var s queue.Slot
 	if err := json.Unmarshal(data, &s); err != nil {

@@ -36,12 +36,18 @@ type site struct {
 	procs  []*process
 	deaths []death
 	held   bool // the last worker died with a lease that is still to be removed
+	served bool // a worker has
 
 	jobs   []*published // in the order of publication
 	told   int          // of them, how many the log is known to have
 	chain  [chains]int  // how many jobs each chain has had
 	record int64        // the first that was never used
 	late   []*published // that wait for a person to act on their record
+
+	wish   *wish // a change of the settings; nil when there is none
+	wishes int
+	trial  int64 // how many records were acted on by what changes brought
+	story  *story
 }
 
 // death is the end of a worker, or the moment at which it was stopped.
@@ -205,13 +211,18 @@ func (s *site) breed() {
 	}
 }
 
+// link makes the next job of a chain.
+func (s *site) link(n int) *published {
+	turns := [...]string{"Start", "Approve", "Reopen"}
+	j := s.add(chained, int64(n+1), turns[s.chain[n]%len(turns)])
+	s.chain[n]++
+	return j
+}
+
 // batch makes jobs of all kinds.
 func (s *site) batch() {
-	turns := [...]string{"Start", "Approve", "Reopen"}
 	for range 20 + s.rng.IntN(30) {
-		n := s.rng.IntN(chains)
-		j := s.add(chained, int64(n+1), turns[s.chain[n]%len(turns)])
-		s.chain[n]++
+		j := s.link(s.rng.IntN(chains))
 		if s.rng.IntN(3) == 0 {
 			keyed(j)
 		}
@@ -519,6 +530,8 @@ func (s *site) check(p *process) tally {
 	if left := s.left(p); left != "" {
 		wrong("there are %s after all", left)
 	}
+
+	s.quiet()
 
 	// A request leaves only after it stands in a slot.
 	if s.watch != nil {

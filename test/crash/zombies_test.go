@@ -9,23 +9,26 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"statusq/internal/kintone/simulator"
 )
 
 // Owners are stopped for longer than their lease lives, at the worst places, and go on when others have done their work.
 // They write nothing more, send at most what they had written down, and stand by.
 func TestZombies(t *testing.T) {
 	t.Parallel()
-	const atOnce = 12
+	const atOnce = 14
 	seed := seed(t)
-	n := setting(t, "STATUSQ_ZOMBIES", 12)
+	n := setting(t, "STATUSQ_ZOMBIES", 14)
 	b := newBroker(t)
 	w := b.watch()
 	q := b.connect()
 	// Where a zombie is held; "" is anywhere. With a request or a write that may still leave, or one that is on its way.
 	points := []string{
 		"gate.passed", "send.leaving", onTheWay, "ledger.sending", "", "slot.filled", "settle.begun", "http.body",
-		"lease.renewing", "http.answered", "claim.read", onTheWay,
+		"lease.renewing", "http.answered", "claim.read", onTheWay, "change.putting", "change.deploying",
 	}
+	changes := newStory()
 	var (
 		mu    sync.Mutex // guards what follows
 		taken []takeover
@@ -40,6 +43,7 @@ func TestZombies(t *testing.T) {
 				// A zombie's request may be as late as the zombie is.
 				s := newSite(t, fmt.Sprintf("z%02d", at), rng, "5m")
 				s.kintone.calmDown()
+				s.story = changes
 				s.join(b, w, q)
 				for round := at; round < n && !t.Failed(); round += atOnce {
 					point := points[(round+round/len(points))%len(points)]
@@ -56,7 +60,12 @@ func TestZombies(t *testing.T) {
 				s.stop(last)
 				mu.Lock()
 				defer mu.Unlock()
-				taken = append(taken, s.takeovers()...)
+				for _, o := range s.takeovers() {
+					if s.wishes > 0 {
+						o.commit = 0 // a change of the settings came first
+					}
+					taken = append(taken, o)
+				}
 			})
 		}
 	})
@@ -67,6 +76,7 @@ func TestZombies(t *testing.T) {
 	if n >= len(points) && late == 0 {
 		t.Error("no request arrived after its owner had been replaced: the test shows nothing")
 	}
+	changes.report(t, false)
 	judge(t, taken)
 	for _, o := range taken {
 		if o.commit > 20*time.Second {
@@ -99,6 +109,10 @@ func (s *site) zombie(point string) (late int) {
 	number := len(s.procs) - 1
 	s.publish(owner)
 	s.owned(owner)
+	if atChange(point) {
+		s.serves(owner)
+		s.apply(owner, s.draw(point))
+	}
 	switch point {
 	case onTheWay:
 		if !within(8*time.Second, func() bool { return s.kintone.travelling() > before }) {
@@ -122,6 +136,10 @@ func (s *site) zombie(point string) (late int) {
 	s.publish(standby)
 	if !within(22*time.Second, func() bool { _, at := s.watch.firstClaim(s.name, standby.pid()); return !at.IsZero() }) {
 		s.t.Errorf("%s: nobody takes over from a stopped owner within 22 s\n%s", s.name, standby.tail(2000))
+	}
+	var settings simulator.SettingsState
+	if atChange(point) {
+		settings = s.outrun(number, standby)
 	}
 	// Now and then the zombie wakes while the new owner is at it, mostly when everything is done.
 	if s.rng.IntN(3) > 0 {
@@ -149,6 +167,9 @@ func (s *site) zombie(point string) (late int) {
 			late++ // that it stood in a slot is checked at the end, for all
 		}
 	}
+	if after, err := s.kintone.sim.Settings(app); atChange(point) && (err != nil || settingsText(after) != settingsText(settings)) {
+		s.t.Errorf("%s: a zombie changed the settings (%v):\nbefore: %s\nafter: %s", s.name, err, settingsText(settings), settingsText(after))
+	}
 	if late > 4 {
 		s.t.Errorf("%s: a zombie sent %d requests, want no more than it had out", s.name, late)
 	}
@@ -164,12 +185,25 @@ func (s *site) zombie(point string) (late int) {
 	return late
 }
 
+// outrun lets the new owner bring a change to its end whose request the zombie still holds. Then somebody else changes the
+// preview, which is nothing for the zombie to deploy. It gives what the settings have to be from now on.
+func (s *site) outrun(zombie int, owner *process) simulator.SettingsState {
+	s.t.Helper()
+	s.kintone.depose(zombie)
+	if !within(40*time.Second, func() bool { return s.account(s.shared) }) {
+		s.t.Errorf("%s: a change of the settings that a stopped owner had begun does not end\n%s", s.name, owner.tail(3000))
+	}
+	err := s.kintone.sim.Pend(app, rival, nil)
+	now, err2 := s.kintone.sim.Settings(app)
+	if err != nil || err2 != nil {
+		s.t.Error(s.name, err, err2)
+	}
+	return now
+}
+
 // work makes jobs on records that nobody touches, so that they are done as soon as somebody does them.
 func (s *site) work() {
-	turns := [...]string{"Start", "Approve", "Reopen"}
 	for range 60 {
-		n := s.rng.IntN(chains)
-		s.add(chained, int64(n+1), turns[s.chain[n]%len(turns)])
-		s.chain[n]++
+		s.link(s.rng.IntN(chains))
 	}
 }
