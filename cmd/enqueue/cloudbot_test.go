@@ -197,7 +197,7 @@ func TestCloudBotForm(t *testing.T) {
 // A key that means one record ends under the job's own id, with the record that was found.
 func TestCloudBotFormOfOneRecord(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "running")})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": answer(t, "running")})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -294,7 +294,7 @@ func TestJob(t *testing.T) {
 func TestLanes(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
 	enqueue(t, "lanes").want(t, exitNoQueue, nil, []string{"no worker answers"})
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "halted")})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": answer(t, "halted")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +311,7 @@ func TestLanes(t *testing.T) {
 
 func TestLanesOfAHaltedSite(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) {
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) {
 		return []byte(`{"v":1,"site":"main","owner":"w1","epoch":7,"gate":{"breaker":"closed","halted":"login_refused","why":"CB_WA01: wrong password","concurrency":4}}`), nil
 	}})
 	if err != nil {
@@ -330,7 +330,7 @@ func TestLanesOfAHaltedSite(t *testing.T) {
 func TestLanesOfAWorkerThatAnswersOtherwise(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
 	for reply, say := range map[string]string{`{"v":2}`: "version 2", "nonsense": "the worker's answer"} {
-		stop, err := p.q.Serve("main", map[string]queue.Handler{
+		stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{
 			"lanes": func(context.Context, []byte) ([]byte, error) { return []byte(reply), nil },
 		})
 		if err != nil {

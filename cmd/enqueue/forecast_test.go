@@ -110,7 +110,7 @@ func TestDryRunForecasts(t *testing.T) {
 	a := lanesAnswer{V: 1, Site: "main", Gate: gate{Breaker: "closed", RequestsPerSecond: 1}, Lanes: []lane{{
 		App: 5, State: "running", Backlog: 7, RequestsToday: 80, Budget: 100, Reserve: 10, WhenSpent: "halt", Call: "single", InflightLimit: 4,
 	}}}
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(a) }})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(a) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestLanesShowTheBudget(t *testing.T) {
 		{App: 7, State: "running", RequestsToday: 3},
 		{App: 8, State: "unserved", Budget: 10_000, WhenSpent: "halt"},
 	}}
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(a) }})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return json.Marshal(a) }})
 	if err != nil {
 		t.Fatal(err)
 	}

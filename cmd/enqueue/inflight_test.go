@@ -27,7 +27,7 @@ func (p *place) hang(t *testing.T) {
 func (p *place) worker(t *testing.T, inflight, resolve string) *[]string {
 	t.Helper()
 	var asked []string
-	stop, err := p.q.Serve("main", map[string]queue.Handler{
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{
 		"inflight": func(context.Context, []byte) ([]byte, error) { return []byte(inflight), nil },
 		"inflight-resolve": func(_ context.Context, question []byte) ([]byte, error) {
 			asked = append(asked, string(question))

@@ -316,7 +316,7 @@ func TestWaitTimesOut(t *testing.T) {
 	args := []string{"send", "--app", "5", "--record", "9", "--action", "承認", "--wait", "--timeout", "300ms"}
 	enqueue(t, args...).want(t, exitTimeout, []string{"0 of 1 job ended"}, []string{"no worker serves this site", "the jobs go on"})
 
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "halted")})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": answer(t, "halted")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -331,7 +331,7 @@ func TestWaitTimesOut(t *testing.T) {
 // it at every answer.
 func TestWaitSaysThatTheLastJobsAreParked(t *testing.T) {
 	p := newPlace(t, queue.Layout{})
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": answer(t, "running")})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": answer(t, "running")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +478,7 @@ func TestALaneThatGathersJobsIsAHold(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop, err := p.q.Serve("main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return raw, nil }})
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{"lanes": func(context.Context, []byte) ([]byte, error) { return raw, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -101,7 +101,7 @@ func (p *place) manager(t *testing.T) *manager {
 		return fmt.Appendf(nil, `{"v":1,"app":5,"name":"受注","state":%q,"live":%s,"preview":%s,%s}`, state, liveSettings,
 			strings.Replace(liveSettings, `"revision":7`, `"revision":8`, 1), more), nil
 	}
-	stop, err := p.q.Serve("main", map[string]queue.Handler{
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{
 		"settings-get": func(context.Context, []byte) ([]byte, error) { return answer("shown", `"pending":true`) },
 		"settings-diff": func(_ context.Context, question []byte) ([]byte, error) {
 			m.note(question)

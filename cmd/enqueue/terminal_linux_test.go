@@ -91,7 +91,7 @@ func TestInflightResolveAsksAtATerminal(t *testing.T) {
 	p.hang(t)
 	const until = "2026-12-01T01:12:00.00000005Z"
 	var told []string // held of each question
-	stop, err := p.q.Serve("main", map[string]queue.Handler{
+	stop, err := p.q.Serve(t.Context(), "main", map[string]queue.Handler{
 		"inflight": func(context.Context, []byte) ([]byte, error) { return []byte(heldByAnother), nil },
 		"inflight-resolve": func(_ context.Context, question []byte) ([]byte, error) {
 			var ask struct{ How, Held string }

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -1024,6 +1025,34 @@ func TestQuestionsAboutSettingsEnd(t *testing.T) {
 		}
 		wk.gate.Resume()
 		w.works(1, "Start")
+	})
+}
+
+// Nobody is answered by an owner that has lost its lease: what it would still ask of kintone for that does not leave.
+func TestQuestionsEndWithTheLease(t *testing.T) {
+	inSettingsWorld(t, 10, func(w *world) {
+		wk := w.start("one")
+		w.settleIn()
+		asked := 0
+		w.strike(func(r simulator.Request) simulator.Fault {
+			if r.API != "preview/app/deploy.json" {
+				return simulator.Fault{}
+			}
+			asked++
+			return simulator.Fault{Delay: trust + 1500*time.Millisecond}
+		})
+		ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+		defer cancel()
+		w.late.Go(func() { _, _ = w.queue.Ask(ctx, "main", "settings-get", []byte(`{"v":1,"app":5}`)) })
+		time.Sleep(time.Second)
+		wk.tap.setCutOff(time.Now())
+		wk.line.freeze()
+		time.Sleep(time.Minute)
+		wk.tap.setCutOff(time.Time{})
+		wk.line.thaw()
+		if asked != 1 || w.told(EventDeposed, "") != 1 {
+			w.t.Errorf("kintone was asked %d times, and the owner deposed %d times", asked, w.told(EventDeposed, ""))
+		}
 	})
 }
 

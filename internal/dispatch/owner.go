@@ -209,7 +209,7 @@ func (o *Owner) serve(stop, work context.Context, lease *queue.Lease) error {
 			}
 		})
 	}
-	end, err := o.cfg.Queue.Serve(o.cfg.Site, o.Verbs())
+	end, err := o.cfg.Queue.Serve(held, o.cfg.Site, o.Verbs())
 	if err != nil {
 		return fmt.Errorf("answer questions: %w", err)
 	}

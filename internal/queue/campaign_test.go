@@ -145,7 +145,7 @@ func TestAskAndServe(t *testing.T) {
 		_, err := client.Ask(t.Context(), "main", "lanes", nil)
 		wantErr(t, "nobody serves", err, queue.ErrNoWorker)
 		begun := make(chan bool)
-		stop, err := owner.Serve("main", map[string]queue.Handler{
+		stop, err := owner.Serve(t.Context(), "main", map[string]queue.Handler{
 			"lanes": func(_ context.Context, request []byte) ([]byte, error) {
 				return append([]byte("got "), request...), nil
 			},

@@ -11,7 +11,8 @@ import (
 	"github.com/nats-io/nats.go/micro"
 )
 
-// Handler answers one question. Its context ends when the answer is not wanted any more, because the service stops.
+// Handler answers one question. Its context ends when the answer is not wanted any more: the service stops, or has no right to
+// answer any longer.
 type Handler = func(ctx context.Context, request []byte) ([]byte, error)
 
 // RemoteError is what a handler returned.
@@ -23,8 +24,9 @@ type RemoteError struct {
 func (e *RemoteError) Error() string { return e.Verb + ": " + e.Text }
 
 // Serve answers questions about a site under <prefix>.rpc.<site>.<verb>. Of several that serve a verb, one answers each
-// question, so only the owner should. What stop returns after is that no handler runs any more.
-func (q *Queue) Serve(site string, verbs map[string]Handler) (stop func(), err error) {
+// question, so only the owner should. Handlers' contexts end with ctx at the latest, whether or not NATS can be reached. What
+// stop returns after is that no handler runs any more.
+func (q *Queue) Serve(ctx context.Context, site string, verbs map[string]Handler) (stop func(), err error) {
 	service, err := micro.AddService(q.nc, micro.Config{
 		Name:        q.prefix + "-" + site,
 		Version:     "1.0.0",
@@ -33,7 +35,7 @@ func (q *Queue) Serve(site string, verbs map[string]Handler) (stop func(), err e
 	if err != nil {
 		return nil, fmt.Errorf("serve %s: %w", site, err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	var (
 		running sync.WaitGroup
 		mu      sync.Mutex // guards stopped, so that nothing is added to running after the wait has begun
