@@ -133,8 +133,7 @@ func newStorm(t *testing.T, seed uint64, sum *tally) *storm {
 		app.HiddenFields = []string{"Kind"} // so that nobody can ask which records satisfy the condition
 	}
 	if c := s.rng(10); chance(c, 25) {
-		// A list of actions is not taken where it names a field that the worker cannot see.
-		app.Tokens, app.HiddenFields = []simulator.Token{simulator.FullToken(testToken)}, nil
+		app.Tokens = []simulator.Token{simulator.FullToken(testToken)}
 		s.reforms = &reforms{s: s, rng: c, air: make(map[*worker]int), doom: make(chan struct{}, 1)}
 	}
 	s.world = newWorld(t, app)
