@@ -288,11 +288,8 @@ func (x *examination) budget(site string, id int64, cfg dispatch.AppConfig) {
 	what := fmt.Sprintf("budget of app %d", id)
 	most := cmp.Or(cfg.DailyRequests, defaultDailyRequests)
 	spent, known := x.spent[site][id], x.spent[site] != nil
-	gate := kintone.NewGate(kintone.GateConfig{}) // it knows what is kept back
-	defer gate.Close()
-	gate.SetBudget(id, kintone.Budget{PerDay: most, WhenSpent: cfg.WhenSpent}, spent)
-	day := gate.Budget(id)
-	row := budgetRow{PerDay: day.PerDay, Counted: spent, LeftForJobs: day.Left(), KeptInReserve: min(day.Reserve, max(day.PerDay-spent, 0))}
+	day := kintone.Budget{PerDay: most, WhenSpent: cfg.WhenSpent}.After(id, spent, time.Now())
+	row := budgetRow{PerDay: day.PerDay, Counted: spent, LeftForJobs: day.Left(), KeptInReserve: day.Kept()}
 	kept := ""
 	if day.Reserve > 0 {
 		kept = fmt.Sprintf(", %d kept in reserve for finding out what became of requests", row.KeptInReserve)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/http"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -59,20 +58,10 @@ func TestADeployThatMeetsAnotherOneIsNotRefusedForGood(t *testing.T) {
 				return simulator.Fault{}
 			}
 			w.sim.SetDeploy(500*time.Millisecond, simulator.Fail)
-			body := strings.NewReader(`{"apps":[{"app":5}]}`)
-			q, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://127.0.0.1/k/v1/preview/app/deploy.json", body)
-			if err != nil {
-				w.t.Error(err)
+			if status, err := w.deployOnScreen(`{"app":5}`); err != nil || status != http.StatusOK {
+				w.t.Errorf("deploy on the screen: %d %v", status, err)
 				return simulator.Fault{}
 			}
-			q.Header.Set("X-Cybozu-API-Token", testToken)
-			q.Header.Set("Content-Type", "application/json")
-			resp, err := w.transport.RoundTrip(q)
-			if err != nil || resp.StatusCode != http.StatusOK {
-				w.t.Errorf("deploy on the screen: %v %v", resp, err)
-				return simulator.Fault{}
-			}
-			resp.Body.Close()
 			w.sim.SetDeploy(time.Second, simulator.Success)
 			return simulator.Fault{}
 		})

@@ -179,6 +179,22 @@ func (w *world) begin(ask SettingsRequest) {
 	}
 }
 
+// deployOnScreen is somebody who deploys an app by hand. It returns the HTTP status, or why there was no answer.
+func (w *world) deployOnScreen(app string) (int, error) {
+	q, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, "http://127.0.0.1/k/v1/preview/app/deploy.json",
+		strings.NewReader(`{"apps":[`+app+`]}`))
+	if err != nil {
+		return 0, err
+	}
+	q.Header.Set("X-Cybozu-API-Token", testToken)
+	q.Header.Set("Content-Type", "application/json")
+	resp, err := w.transport.RoundTrip(q)
+	if err != nil {
+		return 0, err
+	}
+	return resp.StatusCode, resp.Body.Close()
+}
+
 func askSettings(w *world, verb string, question SettingsRequest) SettingsAnswer {
 	w.t.Helper()
 	return ask[SettingsAnswer](w, verb, question)

@@ -282,19 +282,9 @@ func (f *reforms) press() {
 		f.pressing = false
 		f.look()
 	}()
-	q, err := http.NewRequestWithContext(f.s.t.Context(), http.MethodPost, "http://127.0.0.1/k/v1/preview/app/deploy.json",
-		strings.NewReader(fmt.Sprintf(`{"apps":[{"app":%d,%s}]}`, testApp, onScreen)))
-	if err != nil {
-		f.s.t.Error(err)
-		return
-	}
-	q.Header.Set("X-Cybozu-API-Token", testToken)
-	q.Header.Set("Content-Type", "application/json")
-	resp, err := f.s.transport.RoundTrip(q)
-	if err != nil {
+	if _, err := f.s.deployOnScreen(fmt.Sprintf(`{"app":%d,%s}`, testApp, onScreen)); err != nil {
 		return // kintone cannot be reached
 	}
-	resp.Body.Close()
 	f.s.sum.count("deployed on the screen", 1)
 }
 

@@ -35,6 +35,13 @@ func (b Budget) reserve() int {
 	return 0
 }
 
+// After says how the budget of an app stands when so many requests have left on the day of now.
+func (b Budget) After(app int64, spent int, now time.Time) AppBudget {
+	var counted budget
+	counted.set(b, spent, now)
+	return counted.state(app, now)
+}
+
 func (b Budget) halts() bool { return b.WhenSpent == SpentHalts }
 
 // AppBudget is how one app's budget stands.
@@ -55,6 +62,9 @@ func (b AppBudget) Left() int {
 	}
 	return max(b.PerDay-b.Reserve-b.Spent, 0)
 }
+
+// Kept is what is left of the reserve.
+func (b AppBudget) Kept() int { return min(b.Reserve, max(b.PerDay-b.Spent, 0)) }
 
 // Exhausted reports whether the app has spent what it had, so that WhenSpent says what happens next. Under SpentIgnored it
 // never has.

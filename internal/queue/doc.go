@@ -41,6 +41,12 @@
 // A published job carries a message id that the stream remembers for ten minutes, also when it has no id of its own, so
 // publishing can be repeated. A batch with an id that is known is refused whole and then repeated one by one.
 //
+// # What is known, wanted and sent
+//
+// Three buckets stand beside the ledger. One holds the leases; one what was learned of sites and apps ([Facts]) and the
+// change of an app's settings that is under way ([Change], one writer like a slot); one the campaigns ([Campaign]), which say
+// how many jobs were sent under a name and when they are to stop.
+//
 // # Leases
 //
 // The owner of a site holds a [Lease]. Its epoch grows with every owner, is written into every slot, and decides who is
